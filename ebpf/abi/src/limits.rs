@@ -1,0 +1,52 @@
+//! Sizes and timeouts.
+
+/// Version of the layouts that the plugin depends on: `endpoint`, `hostport`, `node`, block numbers, pin paths.
+pub const ATTACH_CONTRACT: u32 = 1;
+/// Version of all layouts together: a generation with another version is not reused.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// tc block that every pod link's ingress (packets from the pod) is bound to.
+pub const BLOCK_INGRESS: u32 = 0x6b65_0001;
+/// tc block that every pod link's egress (packets to the pod through the stack) is bound to.
+pub const BLOCK_EGRESS: u32 = 0x6b65_0002;
+
+/// Default capacities; the loader may override them.
+pub const MAX_ENDPOINTS: u32 = 4096;
+/// Host ports.
+pub const MAX_HOST_PORTS: u32 = 4096;
+/// Flow map entries: both legs count.
+pub const MAX_FLOWS: u32 = 262_144;
+/// Ring slots: one per flow.
+pub const FLOW_RING: u32 = MAX_FLOWS / 2;
+/// Ring slots examined per new flow.
+pub const FLOW_RING_STEP: u32 = 4;
+/// Frontends.
+pub const MAX_FRONTENDS: u32 = 65_536;
+/// Backend slots.
+pub const MAX_BACKENDS: u32 = 262_144;
+/// Prefixes.
+pub const MAX_PREFIXES: u32 = 4096;
+/// Fragmented datagrams in flight.
+pub const MAX_FRAGMENTS: u32 = 8192;
+
+/// Seconds until a flow without packets is forgotten.
+pub const TIMEOUT_TCP_ESTABLISHED: u32 = 8000;
+/// TCP, no answer yet.
+pub const TIMEOUT_TCP_SYN: u32 = 60;
+/// TCP after FIN both ways or RST.
+pub const TIMEOUT_TCP_CLOSED: u32 = 10;
+/// UDP with answers.
+pub const TIMEOUT_UDP: u32 = 120;
+/// UDP without an answer, and anything else.
+pub const TIMEOUT_UDP_UNREPLIED: u32 = 30;
+/// ICMP echo.
+pub const TIMEOUT_ICMP: u32 = 30;
+/// Fragments of a datagram.
+pub const TIMEOUT_FRAGMENT: u32 = 30;
+
+/// The link-local gateway of every pod, and the source that a pod sees when it reaches itself through a Service.
+pub const GATEWAY_V4: [u8; 4] = [169, 254, 1, 1];
+/// Source of the host's own traffic to a Service whose endpoint is the node.
+pub const HOST_LOOP_V4: [u8; 4] = [169, 254, 1, 2];
+/// First and last port for translated sources.
+pub const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
