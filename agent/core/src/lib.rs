@@ -1,1 +1,5 @@
-//! Being built.
+//! Pure decisions of the agent. No runtime, no netlink, no files, no clock: `plan(desired, observed) -> Plan`
+//! and `status(...)`, over Kubernetes' own types. Time enters as a value.
+#![forbid(unsafe_code)]
+
+pub mod object;

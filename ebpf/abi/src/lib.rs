@@ -35,6 +35,21 @@ macro_rules! pod {
 }
 #[cfg(feature = "user")]
 pod!(
-    Addr, Endpoint, FlowKey, Flow, HostPortKey, HostPort, NodeConfig, PrefixKey, Prefix, FrontendKey, Frontend, BackendKey, Backend,
-    FragmentKey, FragmentPorts, DropEvent, Trace,
+    Addr,
+    Endpoint,
+    FlowKey,
+    Flow,
+    HostPortKey,
+    HostPort,
+    NodeConfig,
+    PrefixKey,
+    Prefix,
+    FrontendKey,
+    Frontend,
+    BackendKey,
+    Backend,
+    FragmentKey,
+    FragmentPorts,
+    DropEvent,
+    Trace,
 );
