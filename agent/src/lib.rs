@@ -1,3 +1,8 @@
 //! The node agent: loops (observe → plan → apply → report) over doors, one world of objects between them.
 
+pub mod config;
+pub mod context;
+pub mod doors;
+pub mod health;
+pub mod loops;
 pub mod world;

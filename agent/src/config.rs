@@ -1,0 +1,4 @@
+//! The node's configuration.
+
+/// Being written.
+pub struct Config {}

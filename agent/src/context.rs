@@ -1,0 +1,20 @@
+//! What every loop is handed.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::{config::Config, health::Health, world::World};
+
+/// Shared by all loops; cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The node's configuration.
+    pub config: Arc<Config>,
+    /// The objects.
+    pub world: Arc<World>,
+    /// What the node's Ready condition is made of.
+    pub health: Arc<Health>,
+    /// Becomes true when the agent is to stop. Pods and traffic go on.
+    pub shutdown: watch::Receiver<bool>,
+}

@@ -1,0 +1,1 @@
+//! Doors: the only code that touches one outside world each.
