@@ -6,3 +6,4 @@ pub mod doors;
 pub mod health;
 pub mod loops;
 pub mod world;
+pub mod yaml;

@@ -2,4 +2,5 @@
 //! and `status(...)`, over Kubernetes' own types. Time enters as a value.
 #![forbid(unsafe_code)]
 
+pub mod manifest;
 pub mod object;
