@@ -4,3 +4,5 @@
 
 pub mod manifest;
 pub mod object;
+pub mod service;
+pub mod workload;
