@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::{config::Config, health::Health, world::World};
+use crate::{config::Config, doors::dataplane::NetworkState, health::Health, world::World};
 
 /// Shared by all loops; cheap to clone.
 #[derive(Clone)]
@@ -15,6 +15,8 @@ pub struct Context {
     pub world: Arc<World>,
     /// What the node's Ready condition is made of.
     pub health: Arc<Health>,
+    /// What the network loop has made ready: the dataplane's maps, the node's addresses.
+    pub network: Arc<NetworkState>,
     /// Becomes true when the agent is to stop. Pods and traffic go on.
     pub shutdown: watch::Receiver<bool>,
 }

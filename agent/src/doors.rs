@@ -1,5 +1,11 @@
 //! Doors: the only code that touches one outside world each.
 
+pub mod cgroups;
+pub mod containerd;
+pub mod cri;
+pub mod dataplane;
+pub mod probes;
 pub mod store;
 #[cfg(test)]
 pub mod temporary;
+pub mod volumes;

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod context;
 pub mod doors;
+pub mod events;
 pub mod health;
 pub mod loops;
 pub mod world;

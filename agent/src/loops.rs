@@ -1,1 +1,3 @@
 //! Loops: observe, plan, apply, report.
+
+pub mod service;

@@ -1,0 +1,72 @@
+//! Door to the dataplane's maps, as far as Services need it.
+//!
+//! The network loop loads the programs and publishes the door; the service loop waits for it. The maps stay when the agent ends.
+
+use std::{net::IpAddr, sync::Arc};
+
+use keelson_core::service::plan::{Observed, Step};
+use tokio::sync::watch;
+
+/// The Service maps. Calls are a few system calls on memory each, so loops call them directly.
+pub trait ServiceMaps: Send + Sync {
+    /// Read both maps.
+    fn observe(&self) -> anyhow::Result<Observed>;
+    /// Do one write.
+    fn apply(&self, step: &Step) -> anyhow::Result<()>;
+}
+
+/// What the network loop has made ready, for the loops that build on it.
+#[derive(Debug)]
+pub struct NetworkState {
+    maps: watch::Sender<Published>,
+    addresses: watch::Sender<Vec<IpAddr>>,
+}
+
+/// The door, once the programs are loaded.
+#[derive(Clone, Default)]
+pub struct Published(pub Option<Arc<dyn ServiceMaps>>);
+
+impl std::fmt::Debug for Published {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "Published(ready)"
+        } else {
+            "Published(not ready)"
+        })
+    }
+}
+
+impl Default for NetworkState {
+    fn default() -> Self {
+        Self {
+            maps: watch::Sender::new(Published::default()),
+            addresses: watch::Sender::new(Vec::new()),
+        }
+    }
+}
+
+impl NetworkState {
+    /// The programs are loaded (again): here is the door.
+    pub fn publish_maps(&self, maps: Arc<dyn ServiceMaps>) {
+        self.maps.send_replace(Published(Some(maps)));
+    }
+
+    /// The node's own addresses, on all uplinks.
+    pub fn publish_addresses(&self, addresses: Vec<IpAddr>) {
+        self.addresses.send_if_modified(|current| {
+            let changed = *current != addresses;
+            *current = addresses;
+            changed
+        });
+    }
+
+    /// Wait for the door.
+    pub fn maps(&self) -> watch::Receiver<Published> {
+        self.maps.subscribe()
+    }
+
+    /// Watch the addresses.
+    pub fn addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
+        self.addresses.subscribe()
+    }
+}
