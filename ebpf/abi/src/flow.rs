@@ -49,14 +49,22 @@ pub struct Flow {
     pub flags: u32,
     /// Generation of the Service when the endpoint was chosen.
     pub generation: u32,
-    /// Epoch of the local endpoint chosen.
+    /// Epoch of the local endpoint chosen; 0 = the server is not a local pod.
     pub epoch: u32,
-    /// Service the flow belongs to; 0 = none (SNAT, collision remap).
+    /// Service the flow belongs to; 0 = none (SNAT, host port, collision remap).
     pub service: u32,
     /// Slot in the `flow_ring`.
     pub slot: u32,
+    /// Epoch of the local pod that is the client; 0 = the client is not a local pod.
+    pub client_epoch: u32,
+    /// Device that answers to a client outside leave by.
+    pub client_ifindex: u32,
+    /// Device that packets to a server outside or on another node leave by.
+    pub server_ifindex: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Flow>() == 64);
+const _: () = assert!(size_of::<Flow>() == 80);
 
 /// This is the reply-direction stub of an entry.
 pub const FLOW_STUB: u32 = 1 << 0;
@@ -70,6 +78,25 @@ pub const FLOW_RST: u32 = 1 << 3;
 pub const FLOW_REPLIED: u32 = 1 << 4;
 /// The source address or port was translated as well.
 pub const FLOW_SNAT: u32 = 1 << 5;
+/// The server is one of the node's own addresses.
+pub const FLOW_TO_NODE: u32 = 1 << 6;
+/// The server is a local pod.
+pub const FLOW_TO_LOCAL: u32 = 1 << 7;
+/// A host process asked one of the node's own addresses (or 127/8): its packets came by lo, and so do the answers.
+pub const FLOW_BY_LO: u32 = 1 << 8;
+/// The answer of this flow is, after its translation, the answer of another flow (a pod's Service flow to an
+/// endpoint outside, whose source was translated on the way out).
+pub const FLOW_CHAINED: u32 = 1 << 9;
+/// Where the client's packets are translated: one of `FLOW_CLIENT_*`.
+pub const FLOW_CLIENT: u32 = 7 << 12;
+/// A local pod: pod block, ingress.
+pub const FLOW_CLIENT_POD: u32 = 1 << 12;
+/// Outside or another node: uplink, ingress.
+pub const FLOW_CLIENT_OUTSIDE: u32 = 2 << 12;
+/// A process of the host that asked a Service: `keelson1`, ingress.
+pub const FLOW_CLIENT_HOST: u32 = 3 << 12;
+/// A local pod or a process of the host, translated where the packet leaves: egress of an uplink or a pod link.
+pub const FLOW_CLIENT_EGRESS: u32 = 4 << 12;
 
 /// Key of the `fragment` map: what all fragments of a datagram share.
 #[repr(C)]
@@ -94,5 +121,7 @@ pub struct FragmentPorts {
     pub sport_be: u16,
     /// Destination port.
     pub dport_be: u16,
+    /// When, coarse monotonic seconds: identifications are used again.
+    pub seen: u32,
 }
-const _: () = assert!(size_of::<FragmentPorts>() == 4);
+const _: () = assert!(size_of::<FragmentPorts>() == 8);

@@ -18,8 +18,12 @@ pub const MAX_HOST_PORTS: u32 = 4096;
 pub const MAX_FLOWS: u32 = 262_144;
 /// Ring slots: one per flow.
 pub const FLOW_RING: u32 = MAX_FLOWS / 2;
-/// Ring slots examined per new flow.
+/// Ring slots examined per new flow, at least: what keeps the table clean.
 pub const FLOW_RING_STEP: u32 = 4;
+/// Ring slots examined per new flow, at most: so many are looked at while none is free.
+pub const FLOW_RING_SCAN: u32 = 48;
+/// Ports tried per translated source.
+pub const SNAT_TRIES: u32 = 32;
 /// Frontends.
 pub const MAX_FRONTENDS: u32 = 65_536;
 /// Backend slots.

@@ -38,7 +38,8 @@ pub const MAP_BACKEND: &str = "backend";
 pub const MAP_FLOW: &str = "flow";
 /// Array of FLOW_RING FlowKeys, slot 0 unused.
 pub const MAP_FLOW_RING: &str = "flow_ring";
-/// Array of one u64: the ring's cursor.
+/// Array of two u64: the ring's cursor, and the number of slots in use (0 = [`crate::FLOW_RING`]); the loader
+/// writes the second when it gives the ring another capacity.
 pub const MAP_FLOW_CURSOR: &str = "flow_cursor";
 /// LRU hash FragmentKey → FragmentPorts.
 pub const MAP_FRAGMENT: &str = "fragment";

@@ -26,9 +26,13 @@ pub enum DropReason {
     Fragment = 8,
     /// A rewrite failed.
     Rewrite = 9,
+    /// A protocol whose source cannot be translated left for outside.
+    Protocol = 10,
+    /// An address of the Service or pod networks that nobody has.
+    UnknownAddress = 11,
 }
 /// Number of drop reasons.
-pub const DROP_REASONS: u32 = 10;
+pub const DROP_REASONS: u32 = 12;
 
 /// Counters below the drops.
 pub const COUNTER_FLOW_NEW: u32 = 0;
