@@ -3,6 +3,8 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The runtime is only called; the control API is called and served by the same program.
     generate("cri.proto", false)?;
+    // Served only by the tests of the prober.
+    generate("health.proto", true)?;
     generate("keelson.proto", true)
 }
 

@@ -8,6 +8,12 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
+/// Health checking of gRPC servers.
+pub mod health {
+    #![allow(clippy::all, reason = "generated code")]
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// Control API of the agent: client, server and messages.
 pub mod keelson {
     #![allow(clippy::all, reason = "generated code")]

@@ -1,0 +1,3 @@
+//! The container runtime, through CRI.
+
+pub mod channel;
