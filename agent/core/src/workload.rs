@@ -1,0 +1,4 @@
+//! Workloads: Deployments become pods.
+
+pub mod rollout;
+pub mod selector;
