@@ -330,6 +330,7 @@ fn kinds_that_are_not_supported_are_refused_by_name() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one flat table")]
 fn objects_that_break_a_rule_are_refused_by_field() {
     let two =
         json!([{"name": "a", "port": 80, "nodePort": 30001}, {"name": "b", "port": 81, "nodePort": 30001}]);

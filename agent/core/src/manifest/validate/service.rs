@@ -76,6 +76,10 @@ fn unsupported(spec: &ServiceSpec, faults: &mut Faults) {
 }
 
 fn cluster_ip(spec: &ServiceSpec, rules: &Rules, faults: &mut Faults) {
+    let all = spec.cluster_ips.as_deref().unwrap_or_default();
+    if !all.is_empty() && all != spec.cluster_ip.as_slice() {
+        faults.add("spec.clusterIPs", "must hold exactly what spec.clusterIP says");
+    }
     let Some(text) = spec.cluster_ip.as_deref() else {
         return;
     };
@@ -102,13 +106,6 @@ fn cluster_ip(spec: &ServiceSpec, rules: &Rules, faults: &mut Faults) {
                 format!("{text:?} is neither None nor an IPv4 address"),
             ),
         }
-    }
-    if spec
-        .cluster_ips
-        .as_ref()
-        .is_some_and(|all| all.len() != 1 || all[0] != text)
-    {
-        faults.add("spec.clusterIPs", "must hold exactly what spec.clusterIP says");
     }
 }
 
