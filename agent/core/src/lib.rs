@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod manifest;
+pub mod network;
 pub mod object;
 pub mod service;
 pub mod workload;
