@@ -1,3 +1,384 @@
-//! Volumes.
+//! Pods' directories: volumes, the hosts file, termination messages.
+//!
+//! ```text
+//! <root>/pods/<uid>/volumes/kubernetes.io~<kind>/<volume>
+//! <root>/pods/<uid>/volume-subpaths/<volume>/<container>/<index>
+//! <root>/pods/<uid>/containers/<container>/<attempt>   what the container leaves as its last word
+//! <root>/pods/<uid>/etc-hosts
+//! ```
+//! The layout is kubelet's, so that tools which know it find their way. Everything may be done again at any time.
 
 pub mod atomic;
+pub mod hosts;
+mod mounts;
+pub mod payload;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::{FileTypeExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
+use keelson_core::object::Key;
+
+use crate::world::Objects;
+
+/// A container's last word is cut here.
+const MESSAGE_LIMIT: usize = 4096;
+
+/// Why a volume is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An object or a key that the volume is made of does not exist (yet).
+    #[error("volume {volume:?}: {what}")]
+    Missing {
+        /// The volume.
+        volume: String,
+        /// What is missing.
+        what: String,
+    },
+    /// hostPath's type does not fit what is there.
+    #[error("volume {volume:?}: hostPath {path} {problem}")]
+    HostPath {
+        /// The volume.
+        volume: String,
+        /// The path on the node.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A kind of volume this version does not know.
+    #[error("volume {0:?}: only emptyDir, hostPath, configMap and secret are supported")]
+    Unsupported(String),
+    /// Writing a ConfigMap's or Secret's files failed.
+    #[error("volume {volume:?}: {source}")]
+    Write {
+        /// The volume.
+        volume: String,
+        /// Why.
+        source: atomic::Error,
+    },
+    /// A file operation failed.
+    #[error("{operation} {path}: {source}")]
+    File {
+        /// What was done.
+        operation: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The door to pods' directories.
+#[derive(Clone, Debug)]
+pub struct Volumes {
+    pods: PathBuf,
+    logs: PathBuf,
+}
+
+/// The volumes of a pod: name → path on the node.
+pub type Paths = BTreeMap<String, PathBuf>;
+
+impl Volumes {
+    /// Below the agent's root; logs are elsewhere.
+    pub fn new(root: &Path, logs: &Path) -> Self {
+        Self {
+            pods: root.join("pods"),
+            logs: logs.to_owned(),
+        }
+    }
+
+    /// A pod's directory.
+    pub fn pod(&self, uid: &str) -> PathBuf {
+        self.pods.join(uid)
+    }
+
+    /// Where the runtime writes a pod's logs: one folder per container in it.
+    pub fn log_directory(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.logs.join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// Make all of a pod's volumes, with the content the objects have now. Doing it again brings them up to date.
+    pub fn prepare(&self, pod: &Pod, objects: &Objects) -> Result<Paths, Error> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let namespace = Key::of(&pod.metadata).namespace;
+        let Some(spec) = &pod.spec else {
+            return Ok(Paths::new());
+        };
+        let group = spec
+            .security_context
+            .as_ref()
+            .and_then(|context| context.fs_group);
+        let group = group.and_then(|group| u32::try_from(group).ok());
+        let mut paths = Paths::new();
+        for volume in spec.volumes.iter().flatten() {
+            let path = self.one(uid, &namespace, volume, group, objects)?;
+            paths.insert(volume.name.clone(), path);
+        }
+        Ok(paths)
+    }
+
+    fn one(
+        &self,
+        uid: &str,
+        namespace: &str,
+        volume: &Volume,
+        group: Option<u32>,
+        objects: &Objects,
+    ) -> Result<PathBuf, Error> {
+        let name = &volume.name;
+        if let Some(source) = &volume.host_path {
+            return host_path(name, source);
+        }
+        let place = |kind: &str| {
+            self.pod(uid)
+                .join(format!("volumes/kubernetes.io~{kind}"))
+                .join(name)
+        };
+        if let Some(source) = &volume.config_map {
+            let object = objects.config_maps.get(&Key::new(namespace, &source.name));
+            let payload = payload::config_map(name, source, object.map(AsRef::as_ref))?;
+            let path = place("configmap");
+            make_folder(&path, 0o755)?;
+            return write(name, path, &payload, group);
+        }
+        if let Some(source) = &volume.secret {
+            let object = source
+                .secret_name
+                .as_ref()
+                .and_then(|secret| objects.secrets.get(&Key::new(namespace, secret)));
+            let payload = payload::secret(name, source, object.map(AsRef::as_ref))?;
+            let path = place("secret");
+            make_folder(&path, 0o755)?;
+            // Never on a disk.
+            mounts::memory(&path, None)?;
+            set_mode(&path, 0o755)?;
+            return write(name, path, &payload, group);
+        }
+        if let Some(source) = &volume.empty_dir {
+            let path = place("empty-dir");
+            empty_dir(&path, source, group)?;
+            return Ok(path);
+        }
+        Err(Error::Unsupported(name.clone()))
+    }
+
+    /// The path to mount for one of a container's mounts: the volume, or the place inside it that `sub_path` names.
+    pub fn mount_path(
+        &self,
+        uid: &str,
+        container: &str,
+        index: usize,
+        (volume, path): (&str, &Path),
+        sub_path: Option<&str>,
+    ) -> Result<PathBuf, Error> {
+        let Some(sub_path) = sub_path.filter(|sub_path| !sub_path.is_empty()) else {
+            return Ok(path.to_owned());
+        };
+        let target = self
+            .pod(uid)
+            .join("volume-subpaths")
+            .join(volume)
+            .join(container)
+            .join(index.to_string());
+        mounts::bind_inside(path, Path::new(sub_path), &target)?;
+        Ok(target)
+    }
+
+    /// Write the pod's hosts file, in place: containers have it mounted.
+    pub fn write_hosts(&self, uid: &str, text: &str) -> Result<PathBuf, Error> {
+        let path = self.pod(uid).join("etc-hosts");
+        if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            return Ok(path);
+        }
+        make_folder(&self.pod(uid), 0o750)?;
+        fs::write(&path, text).map_err(|error| file("write", &path, error))?;
+        set_mode(&path, 0o644)?;
+        Ok(path)
+    }
+
+    /// An empty file for a container's last word.
+    pub fn make_termination_log(&self, uid: &str, container: &str, attempt: u32) -> Result<PathBuf, Error> {
+        let path = self.termination_log(uid, container, attempt);
+        if let Some(parent) = path.parent() {
+            make_folder(parent, 0o755)?;
+        }
+        fs::write(&path, b"").map_err(|error| file("write", &path, error))?;
+        // Whoever the container runs as may write.
+        set_mode(&path, 0o666)?;
+        Ok(path)
+    }
+
+    /// Where that file is.
+    pub fn termination_log(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        self.pod(uid)
+            .join("containers")
+            .join(container)
+            .join(attempt.to_string())
+    }
+
+    /// A container's last word, cut to a size fit for a status.
+    pub fn termination_message(&self, uid: &str, container: &str, attempt: u32) -> Option<String> {
+        let bytes = fs::read(self.termination_log(uid, container, attempt)).ok()?;
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MESSAGE_LIMIT)]).into_owned();
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// Make the folder the runtime writes a container's log into.
+    pub fn make_log_folder(&self, directory: &Path, container: &str) -> Result<(), Error> {
+        make_folder(&directory.join(container), 0o755)
+    }
+
+    /// Remove everything of a pod: unmount, then delete.
+    pub fn remove(&self, uid: &str) -> Result<(), Error> {
+        remove_tree(&self.pod(uid))
+    }
+
+    /// Remove the logs of a pod that is gone.
+    pub fn remove_logs(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
+        remove_tree(&self.log_directory(namespace, name, uid))
+    }
+
+    /// UIDs of pods that have a directory.
+    pub fn pods(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.pods) else {
+            return Vec::new();
+        };
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<(), Error> {
+    mounts::clear(path)?;
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn write(
+    volume: &str,
+    path: PathBuf,
+    payload: &atomic::Payload,
+    group: Option<u32>,
+) -> Result<PathBuf, Error> {
+    let now = jiff::Timestamp::now();
+    let stamp = format!(
+        "{}-{}",
+        now.strftime("%Y_%m_%d_%H_%M_%S"),
+        now.subsec_nanosecond()
+    );
+    atomic::write(&path, payload, group, &stamp).map_err(|source| Error::Write {
+        volume: volume.to_owned(),
+        source,
+    })?;
+    Ok(path)
+}
+
+fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> Result<(), Error> {
+    let fresh = !path.exists();
+    make_folder(path, 0o777)?;
+    if source.medium.as_deref() == Some("Memory") {
+        let size = source
+            .size_limit
+            .as_ref()
+            .and_then(|size| quantity_bytes(&size.0));
+        mounts::memory(path, size)?;
+    } else if !fresh {
+        // The pod may have changed its mode since: it is the pod's.
+        return Ok(());
+    }
+    if let Some(group) = group {
+        chown(path, None, Some(group)).map_err(|error| file("set group of", path, error))?;
+    }
+    set_mode(path, if group.is_some() { 0o2777 } else { 0o777 })
+}
+
+/// Bytes of a quantity such as `64Mi`.
+fn quantity_bytes(text: &str) -> Option<u64> {
+    let at = text
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(at);
+    let factor: f64 = match suffix {
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "Ki" => 1024.0,
+        "Mi" => 1_048_576.0,
+        "Gi" => 1_073_741_824.0,
+        _ => return None,
+    };
+    number.parse::<f64>().ok().map(|number| (number * factor) as u64)
+}
+
+fn host_path(volume: &str, source: &HostPathVolumeSource) -> Result<PathBuf, Error> {
+    let path = PathBuf::from(&source.path);
+    let problem = |problem: String| Error::HostPath {
+        volume: volume.to_owned(),
+        path: path.clone(),
+        problem,
+    };
+    let kind = source.type_.as_deref().unwrap_or_default();
+    let found = fs::metadata(&path);
+    match (kind, &found) {
+        ("DirectoryOrCreate", Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            make_folder(&path, 0o755)?;
+            return Ok(path);
+        }
+        ("FileOrCreate", Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            fs::write(&path, b"").map_err(|error| file("make", &path, error))?;
+            set_mode(&path, 0o644)?;
+            return Ok(path);
+        }
+        ("", _) => return Ok(path),
+        _ => {}
+    }
+    let metadata = found.map_err(|error| problem(format!("cannot be used: {error}")))?;
+    let file_type = metadata.file_type();
+    let fits = match kind {
+        "Directory" | "DirectoryOrCreate" => file_type.is_dir(),
+        "File" | "FileOrCreate" => file_type.is_file(),
+        "Socket" => file_type.is_socket(),
+        "CharDevice" => file_type.is_char_device(),
+        "BlockDevice" => file_type.is_block_device(),
+        _ => return Err(problem(format!("has an unknown type {kind:?}"))),
+    };
+    if fits {
+        Ok(path)
+    } else {
+        Err(problem(format!("is not of type {kind}")))
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), Error> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(|error| file("make folder", path, error))?;
+    set_mode(path, mode)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
+    // Set, not left to creation: the process' umask would take bits away.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|error| file("set mode of", path, error))
+}
+
+fn file(operation: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::File {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -192,7 +192,11 @@ mod tests {
             let until = Instant::now() + Duration::from_secs(5);
             let ignores = |set: String| u64::from_str_radix(&set, 16).is_ok_and(|set| set & (1 << 16) != 0);
             while !ignores(self.status("SigIgn:")) || !self.status("State:").starts_with('S') {
-                assert!(Instant::now() < until, "never waited: {:?}", self.status("SigIgn:"));
+                assert!(
+                    Instant::now() < until,
+                    "never waited: {:?}",
+                    self.status("SigIgn:")
+                );
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
