@@ -1,3 +1,4 @@
 //! Loops: observe, plan, apply, report.
 
+pub mod manifests;
 pub mod service;

@@ -4,8 +4,9 @@
 //! that cannot be read costs that record only; whoever asked for it is told and goes on without it.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, OpenOptions},
     io::{self, ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -117,12 +118,18 @@ impl Store for FileStore {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let temporary = folder.join(format!(".{}-{number}.tmp", std::process::id()));
         let write = || -> io::Result<()> {
-            fs::create_dir_all(&folder)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let content = serde_json::to_vec(&Content {
                 id: id.to_owned(),
                 value,
             })?;
-            let mut file = File::create(&temporary)?;
+            // Secrets are among the records.
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
             file.write_all(&content)?;
             // Without this a power failure may leave an empty file under the final name.
             file.sync_data()?;
@@ -311,6 +318,8 @@ pub mod fake {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use serde_json::json;
 
     use super::*;
@@ -328,6 +337,13 @@ mod tests {
         let other = FileStore::new(folder.path());
         assert_eq!(other.get("pods", "u1").expect("read"), Some(json!({"a": 2})));
         assert_eq!(other.list("pods").expect("list").len(), 1);
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(
+            mode(&folder.path().join("store/pods/u1.json")),
+            0o600,
+            "nobody else reads it"
+        );
+        assert_eq!(mode(&folder.path().join("store/pods")), 0o700);
         other.remove("pods", "u1").expect("remove");
         other.remove("pods", "u1").expect("twice is fine");
         assert!(store.get("pods", "u1").expect("read").is_none());

@@ -70,7 +70,9 @@ pub fn renew(running: &mut Running, now: Timestamp, uid: String) {
 
 fn fresh(metadata: &mut ObjectMeta, now: Timestamp, uid: String) {
     metadata.uid = Some(uid);
-    metadata.creation_timestamp = Some(Time(now));
+    // Kubernetes writes whole seconds; with a fraction the object would differ from itself once it was stored.
+    let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    metadata.creation_timestamp = Some(Time(second));
     metadata.generation = Some(1);
     metadata.resource_version = Some("1".to_owned());
 }

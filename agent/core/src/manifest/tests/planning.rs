@@ -230,3 +230,17 @@ fn what_the_node_allocated_stays_where_the_manifest_leaves_it_open() {
     keep_allocated(&mut again, &merged);
     assert_eq!(again, merged);
 }
+
+#[test]
+fn what_was_stored_is_the_same_as_what_runs() {
+    let now = Timestamp::from_nanosecond(1_700_000_000_123_456_789).expect("a time");
+    let running = advance(&RunningSet::new(), [good(pod()), good(service())], now, || {
+        "u1".to_owned()
+    });
+    for one in running.values() {
+        let value = one.object.to_value().expect("serialises");
+        let text = value.to_string();
+        let read = serde_json::from_str(&text).expect("parses");
+        assert_eq!(Object::from_value(read).expect("reads"), one.object);
+    }
+}
