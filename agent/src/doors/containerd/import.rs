@@ -104,6 +104,11 @@ impl Importer {
         result.map(|()| true)
     }
 
+    /// Whether there is an image of this name, whatever it is.
+    pub async fn exists(&mut self, name: &str) -> Result<bool, Error> {
+        Ok(self.existing(name).await?.is_some())
+    }
+
     async fn existing(&mut self, name: &str) -> Result<Option<String>, Error> {
         match self
             .images

@@ -1,0 +1,5 @@
+//! Pods.
+
+pub mod images;
+pub mod probing;
+pub mod roster;
