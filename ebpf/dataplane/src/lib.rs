@@ -1,1 +1,36 @@
-//! Being built.
+//! User space of the kernel programs: load, pin, attach, replace, typed maps, test runs.
+//!
+//! | room | job |
+//! |---|---|
+//! | `dataplane` | the door: `open` (fast, the plugin's), `ensure` (load if nothing is), `upgrade` (the agent's) |
+//! | `node` | pure: which devices are uplinks, what the node's values and prefixes are |
+//! | `load`, `object`, `paths`, `lock` | generations: pinned, versioned, replaced atomically |
+//! | `attach`, `netlink` | tcx links on the node's devices, one filter on each block that pod links share |
+//! | `host`, `sysctl` | the pair by which the host's own processes reach Services |
+//! | `maps`, `prefix` | typed maps, layouts checked before use |
+//! | `sys` | the few `bpf(2)` calls that aya lacks |
+//!
+//! Everything happens in the network and mount namespace of the calling thread.
+
+mod attach;
+mod dataplane;
+mod error;
+mod host;
+mod load;
+mod lock;
+mod maps;
+pub mod netlink;
+pub mod node;
+mod object;
+mod paths;
+mod prefix;
+mod sys;
+mod sysctl;
+mod test_run;
+
+pub use dataplane::Dataplane;
+pub use error::{Error, Result};
+pub use keelson_abi as abi;
+pub use node::{NodeSettings, Uplink};
+pub use paths::{Generation, Paths};
+pub use test_run::{TestContext, TestOutput};

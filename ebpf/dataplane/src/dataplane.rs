@@ -1,0 +1,332 @@
+//! The loaded dataplane, opened: what the agent and the plugin hold.
+
+use std::{
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ipnet::IpNet;
+use keelson_abi::{
+    Addr, BLOCK_EGRESS, BLOCK_INGRESS, Backend, BackendKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey,
+    LAYOUT_VERSION, MAP_BACKEND, MAP_ENDPOINT, MAP_FLOW, MAP_FRONTEND, NodeConfig, Trace,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use crate::{
+    attach,
+    error::{Error, Result},
+    host, load,
+    lock::Lock,
+    maps::{self, NodeMap, Table},
+    netlink::{Netlink, tc::Existing},
+    node::{self, NodeSettings, Uplink},
+    object,
+    paths::{self, Generation, Paths},
+    prefix::PrefixMap,
+    sys,
+    test_run::{self, TestContext, TestOutput},
+};
+
+/// Handles of the current generation. Maps are opened when first used: the plugin needs one of them.
+pub struct Dataplane {
+    paths: Paths,
+    generation: Generation,
+    endpoints: Lazy<Addr, Endpoint>,
+    frontends: Lazy<FrontendKey, Frontend>,
+    backends: Lazy<BackendKey, Backend>,
+    flows: Lazy<FlowKey, Flow>,
+}
+
+type Lazy<K, V> = Mutex<Option<Table<K, V>>>;
+
+impl Dataplane {
+    /// Open what is loaded. Fails where nothing is, or where it speaks another attach contract.
+    pub fn open(paths: &Paths) -> Result<Self> {
+        let generation = Generation::current(paths)?.ok_or_else(|| Error::NoGeneration(paths.root()))?;
+        generation.check_contract()?;
+        Ok(Self::new(paths, generation))
+    }
+
+    /// Open what is loaded; load it where nothing is. Then make devices, routes, settings, links and node values as
+    /// configured. Many processes may do this at once.
+    pub fn ensure(paths: &Paths, settings: &NodeSettings) -> Result<Self> {
+        let _lock = Lock::take(&paths.lock())?;
+        mount_bpffs(&paths.bpffs)?;
+        let generation = match Generation::current(paths)? {
+            Some(generation) => generation,
+            None => {
+                let generation = load::new_generation(paths, None)?;
+                load::make_current(paths, &generation)?;
+                generation
+            }
+        };
+        generation.check_contract()?;
+        let dataplane = Self::new(paths, generation);
+        dataplane.configure_locked(settings)?;
+        Ok(dataplane)
+    }
+
+    /// As `ensure`, and then this build's programs run: over the same maps where the layout is the same, else in a new
+    /// generation that takes over endpoints and node. Connections go on in the first case, flows start anew in the second.
+    pub fn upgrade(paths: &Paths, settings: &NodeSettings) -> Result<Self> {
+        let _lock = Lock::take(&paths.lock())?;
+        mount_bpffs(&paths.bpffs)?;
+        let current = Generation::current(paths)?;
+        let generation = match &current {
+            Some(generation)
+                if generation.layout == LAYOUT_VERSION && maps::check_layouts(generation).is_ok() =>
+            {
+                if generation.build().as_deref() != Some(object::build()?.as_str()) {
+                    load::replace_programs(generation)?;
+                }
+                generation.clone()
+            }
+            previous => load::new_generation(paths, previous.as_ref())?,
+        };
+        let dataplane = Self::new(paths, generation);
+        dataplane.configure_locked(settings)?;
+        attach::set_block_filters(&dataplane.generation, &mut Netlink::open()?, Existing::Replace)?;
+        load::make_current(paths, &dataplane.generation)?;
+        load::remove_old_builds(&dataplane.generation)?;
+        load::remove_old_generations(paths, &dataplane.generation)?;
+        Ok(dataplane)
+    }
+
+    /// Remove everything of ours from this namespace and this bpffs. Links and filters of pods go with the pods.
+    pub fn remove_all(paths: &Paths) -> Result<()> {
+        let _lock = Lock::take(&paths.lock())?;
+        paths::remove_tree(&paths.root())?;
+        host::remove_pair(&mut Netlink::open()?)
+    }
+
+    fn new(paths: &Paths, generation: Generation) -> Self {
+        Self {
+            paths: paths.clone(),
+            generation,
+            endpoints: Mutex::new(None),
+            frontends: Mutex::new(None),
+            backends: Mutex::new(None),
+            flows: Mutex::new(None),
+        }
+    }
+
+    /// The generation behind these handles.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// Numbers of the shared blocks that a pod link is bound to: packets from pods, packets to pods.
+    pub fn blocks(&self) -> (u32, u32) {
+        (BLOCK_INGRESS, BLOCK_EGRESS)
+    }
+
+    /// After a link was bound: make sure that the programs are on the blocks. A few tens of microseconds where they are.
+    pub fn ensure_block_filters(&self) -> Result<()> {
+        attach::set_block_filters(&self.generation, &mut Netlink::open()?, Existing::Keep).map(drop)
+    }
+
+    /// Follow devices and addresses: uplinks get their programs and settings, vanished ones lose their pins, node values and
+    /// prefixes are rewritten where they changed. Returns the uplinks, best first.
+    pub fn configure(&self, settings: &NodeSettings) -> Result<Vec<Uplink>> {
+        let _lock = Lock::take(&self.paths.lock())?;
+        self.configure_locked(settings)
+    }
+
+    /// The cheap look: are all uplinks attached? Takes no lock and changes nothing.
+    pub fn is_settled(&self, settings: &NodeSettings) -> Result<bool> {
+        let mut netlink = Netlink::open()?;
+        let devices = netlink.devices()?;
+        let uplinks = node::uplinks(
+            &devices,
+            &netlink.default_devices()?,
+            &settings.excluded_interfaces,
+        );
+        let config = NodeMap::open(&self.generation)?.get()?;
+        let wanted = attach::wanted(&uplinks, config.keelson1_ifindex);
+        Ok(config.keelson1_ifindex != 0 && attach::links_are_settled(&self.generation, &wanted))
+    }
+
+    fn configure_locked(&self, settings: &NodeSettings) -> Result<Vec<Uplink>> {
+        let mut netlink = Netlink::open()?;
+        let observe = |netlink: &mut Netlink| -> Result<_> {
+            let devices = netlink.devices()?;
+            let uplinks = node::uplinks(
+                &devices,
+                &netlink.default_devices()?,
+                &settings.excluded_interfaces,
+            );
+            Ok((devices, uplinks))
+        };
+        let (_, uplinks) = observe(&mut netlink)?;
+        host::ensure_pair(&mut netlink, settings, &uplinks)?;
+        host::set_sysctls(settings, &uplinks)?;
+        let (devices, uplinks) = observe(&mut netlink)?;
+        let mut map = NodeMap::open(&self.generation)?;
+        let previous = map.get()?;
+        let mut config = node::config(settings, &uplinks, &devices, &previous);
+        config.netns_cookie =
+            sys::netns_cookie().map_err(Error::on("asking for the cookie of", "the network namespace"))?;
+        if config.dry_run_mark == 0 {
+            config.dry_run_mark = random_mark();
+        }
+        if config != previous {
+            config.generation = previous.generation.wrapping_add(1);
+            map.set(&config)?;
+        }
+        PrefixMap::open(&self.generation)?.set(&node::prefixes(settings, &uplinks))?;
+        attach::sync_links(
+            &self.generation,
+            &attach::wanted(&uplinks, config.keelson1_ifindex),
+        )?;
+        Ok(uplinks)
+    }
+
+    /// The node's values.
+    pub fn node(&self) -> Result<NodeConfig> {
+        NodeMap::open(&self.generation)?.get()
+    }
+
+    /// Write the node's values, whole.
+    pub fn set_node(&self, config: &NodeConfig) -> Result<()> {
+        NodeMap::open(&self.generation)?.set(config)
+    }
+
+    /// Make the prefixes exactly these.
+    pub fn set_prefixes(&self, prefixes: &[(IpNet, u32)]) -> Result<()> {
+        PrefixMap::open(&self.generation)?.set(prefixes)
+    }
+
+    /// A local pod.
+    pub fn endpoint(&self, address: Addr) -> Result<Option<Endpoint>> {
+        self.with(&self.endpoints, MAP_ENDPOINT, |table| table.get(&address))
+    }
+
+    /// Write a local pod.
+    pub fn put_endpoint(&self, address: Addr, endpoint: &Endpoint) -> Result<()> {
+        self.with(&self.endpoints, MAP_ENDPOINT, |table| {
+            table.put(&address, endpoint)
+        })
+    }
+
+    /// Remove a local pod; returns whether it was there.
+    pub fn remove_endpoint(&self, address: Addr) -> Result<bool> {
+        self.with(&self.endpoints, MAP_ENDPOINT, |table| table.remove(&address))
+    }
+
+    /// All local pods.
+    pub fn endpoints(&self) -> Result<Vec<(Addr, Endpoint)>> {
+        self.with(&self.endpoints, MAP_ENDPOINT, |table| table.list())
+    }
+
+    /// All frontends.
+    pub fn frontends(&self) -> Result<Vec<(FrontendKey, Frontend)>> {
+        self.with(&self.frontends, MAP_FRONTEND, |table| table.list())
+    }
+
+    /// Write a frontend.
+    pub fn put_frontend(&self, key: &FrontendKey, value: &Frontend) -> Result<()> {
+        self.with(&self.frontends, MAP_FRONTEND, |table| table.put(key, value))
+    }
+
+    /// Remove a frontend.
+    pub fn remove_frontend(&self, key: &FrontendKey) -> Result<bool> {
+        self.with(&self.frontends, MAP_FRONTEND, |table| table.remove(key))
+    }
+
+    /// All backend slots.
+    pub fn backends(&self) -> Result<Vec<(BackendKey, Backend)>> {
+        self.with(&self.backends, MAP_BACKEND, |table| table.list())
+    }
+
+    /// Write a backend slot.
+    pub fn put_backend(&self, key: &BackendKey, value: &Backend) -> Result<()> {
+        self.with(&self.backends, MAP_BACKEND, |table| table.put(key, value))
+    }
+
+    /// Remove a backend slot.
+    pub fn remove_backend(&self, key: &BackendKey) -> Result<bool> {
+        self.with(&self.backends, MAP_BACKEND, |table| table.remove(key))
+    }
+
+    /// All flows, entries and stubs.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
+        self.with(&self.flows, MAP_FLOW, |table| table.list())
+    }
+
+    /// Delete flows, both legs; their ring slots are taken again by age. Returns how many connections went.
+    pub fn forget_flows(&self, concerns: impl Fn(&FlowKey, &Flow) -> bool) -> Result<usize> {
+        self.with(&self.flows, MAP_FLOW, |table| {
+            let mut forgotten = 0;
+            for (key, flow) in table.list()? {
+                if flow.flags & keelson_abi::FLOW_STUB != 0 || !concerns(&key, &flow) {
+                    continue;
+                }
+                // The stub first: without it no answer is translated, with it and no entry one would be translated wrongly.
+                table.remove(&flow.other.reverse())?;
+                forgotten += usize::from(table.remove(&key)?);
+            }
+            Ok(forgotten)
+        })
+    }
+
+    /// Counters, summed over all CPUs, indexed by `COUNTER_*`.
+    pub fn counters(&self) -> Result<Vec<u64>> {
+        maps::counters(&self.generation)
+    }
+
+    /// What dry runs wrote, per CPU.
+    pub fn traces(&self) -> Result<Vec<Trace>> {
+        maps::traces(&self.generation)
+    }
+
+    /// Run a program once on a packet.
+    pub fn test_run(&self, program: &str, packet: &[u8], context: TestContext) -> Result<TestOutput> {
+        test_run::run(&self.generation, program, packet, context)
+    }
+
+    fn with<K: aya::Pod, V: aya::Pod, T>(
+        &self,
+        table: &Lazy<K, V>,
+        name: &'static str,
+        action: impl FnOnce(&mut Table<K, V>) -> Result<T>,
+    ) -> Result<T> {
+        let mut guard: MutexGuard<'_, Option<Table<K, V>>> =
+            table.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = match guard.take() {
+            Some(table) => table,
+            None => Table::open(&self.generation, name)?,
+        };
+        action(guard.insert(opened))
+    }
+}
+
+/// Mount bpffs where it is not.
+fn mount_bpffs(path: &Path) -> Result<()> {
+    paths::make_folder(path)?;
+    let object = path.display().to_string();
+    let found = statfs(path).map_err(|errno| Error::system("inspecting", object.clone(), errno.into()))?;
+    if found.filesystem_type() == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .map_err(|errno| Error::system("mounting bpffs on", object, errno.into()))
+}
+
+/// Random per boot, never 0: nobody can mark packets so as to have them taken for dry runs.
+fn random_mark() -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds this from the kernel's random numbers.
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
+    (random as u32) | 1
+}

@@ -1,0 +1,136 @@
+//! Routes and neighbours of the node's own pair of devices.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+};
+
+use super::Netlink;
+use crate::error::{Error, Result};
+
+/// Protocol number of every route of ours: how they are told from others'.
+pub const PROTOCOL: u8 = 107;
+
+/// A route by the node's own pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: Ipv4Net,
+    /// Device.
+    pub ifindex: u32,
+    /// Next hop, taken to be on the link; `None` = the destination itself is.
+    pub gateway: Option<Ipv4Addr>,
+    /// Source address for the host's own packets.
+    pub source: Option<Ipv4Addr>,
+}
+
+impl Netlink {
+    /// Write a route, replacing one to the same destination.
+    pub fn put_route(&mut self, route: &Route) -> Result<()> {
+        self.change(
+            RouteNetlinkMessage::NewRoute(message(route)),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .map_err(Error::on("routing", route.destination.to_string()))
+    }
+
+    /// Write a permanent neighbour.
+    pub fn put_neighbour(&mut self, ifindex: u32, address: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = ifindex;
+        message.header.state = NeighbourState::Permanent;
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        ];
+        self.change(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .map_err(Error::on("writing down the neighbour", address.to_string()))
+    }
+
+    /// Devices that default routes leave by, best first.
+    pub fn default_devices(&mut self) -> Result<Vec<u32>> {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = AddressFamily::Inet;
+        let routes = self
+            .dump(RouteNetlinkMessage::GetRoute(filter))
+            .map_err(Error::on("listing", "the routes"))?;
+        let mut found: Vec<(u32, u32)> = routes
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(route) => default_route(route),
+                _ => None,
+            })
+            .collect();
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, ifindex)| ifindex).collect())
+    }
+}
+
+/// Metric and device of a default route of the main table.
+fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
+    let main = route.header.table == RouteHeader::RT_TABLE_MAIN;
+    if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast || !main {
+        return None;
+    }
+    let mut metric = 0;
+    let mut device = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Priority(value) => metric = *value,
+            RouteAttribute::Oif(index) => device = Some(*index),
+            _ => {}
+        }
+    }
+    Some((metric, device?))
+}
+
+fn message(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = route.destination.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = if route.gateway.is_some() {
+        RouteScope::Universe
+    } else {
+        RouteScope::Link
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(route.destination.network())),
+        RouteAttribute::Oif(route.ifindex),
+    ];
+    if let Some(gateway) = route.gateway {
+        message.header.flags = RouteFlags::Onlink;
+        message
+            .attributes
+            .push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+    }
+    if let Some(source) = route.source {
+        message
+            .attributes
+            .push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+    }
+    message
+}
+
+/// Only IPv4 routes are written as yet.
+pub fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
