@@ -5,5 +5,6 @@
 pub mod manifest;
 pub mod network;
 pub mod object;
+pub mod pod;
 pub mod service;
 pub mod workload;
