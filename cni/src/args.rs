@@ -141,7 +141,9 @@ impl Arguments {
                 "MAC" => found.mac = Some(value.to_owned()).filter(|v| !v.is_empty()),
                 "IgnoreUnknown" => ignore_unknown = value == "1" || value.eq_ignore_ascii_case("true"),
                 "GATEWAY" => {
-                    return refuse("GATEWAY cannot be chosen: pods are routed through 169.254.1.1".to_owned());
+                    return refuse(
+                        "GATEWAY cannot be chosen: pods are routed through 169.254.1.1".to_owned(),
+                    );
                 }
                 known if known.starts_with("K8S_POD_") => {}
                 other => unknown = unknown.or_else(|| Some(other.to_owned())),

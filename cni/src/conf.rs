@@ -70,6 +70,9 @@ pub struct Settings {
     /// Translate the source of pods that leave for outside.
     #[serde(default = "yes")]
     pub snat: bool,
+    /// The node's address, where it is not that of the default route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_address: Option<IpAddr>,
     /// Of pod links; 0 = that of the device that has the default route.
     #[serde(default)]
     pub mtu: u32,
@@ -97,6 +100,7 @@ impl Settings {
             bpf: default_bpf(),
             excluded_interfaces: Vec::new(),
             snat: true,
+            node_address: None,
             mtu: 0,
         }
     }

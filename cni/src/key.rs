@@ -78,10 +78,21 @@ pub fn host_ifname(hash: u64) -> String {
     "kl".chars().chain(digits).collect()
 }
 
+/// The key hash in a host link's name, if it is one.
+#[must_use]
+pub fn hash_of_host_ifname(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("kl").filter(|digits| digits.len() == 13)?;
+    let hash = digits.bytes().try_fold(0_u128, |hash, digit| {
+        let value = DIGITS.iter().position(|d| *d == digit)?;
+        Some(hash << 5 | value as u128)
+    })?;
+    u64::try_from(hash).ok()
+}
+
 /// How the aliases of a network's links begin.
 #[must_use]
 pub fn alias_scope(network: &str) -> String {
-    format!("{ALIAS_MARK}/{network}/")
+    format!("{ALIAS_MARK}:{network}/")
 }
 
 #[cfg(test)]
@@ -106,7 +117,7 @@ mod tests {
         let key = key("keelson", "0123456789abcdef", "eth0");
         assert_eq!(key.hash(), KNOWN_HASH);
         assert_eq!(key.host_ifname(), KNOWN_NAME);
-        assert_eq!(key.alias(), "keelson/keelson/0123456789abcdef/eth0");
+        assert_eq!(key.alias(), "keelson:keelson/0123456789abcdef/eth0");
     }
     const KNOWN_HASH: u64 = 13_172_899_201_792_120_905;
     const KNOWN_NAME: &str = "klbdkwa0zrdh629";
@@ -120,11 +131,27 @@ mod tests {
         assert_ne!(key("a", "bc", "eth0").hash(), key("ab", "c", "eth0").hash());
     }
 
+    #[test]
+    fn other_names_have_no_hash() {
+        for name in [
+            "",
+            "eth0",
+            "kl",
+            "kl000000000000",
+            "klzzzzzzzzzzzzz",
+            "kl000000000000i",
+            "kl00000000000000",
+        ] {
+            assert_eq!(hash_of_host_ifname(name), None, "{name}");
+        }
+    }
+
     proptest! {
         #[test]
         fn names_fit_the_kernel(network in "[a-z0-9.-]{1,100}", container in "[a-z0-9]{1,300}", ifname in "[a-z0-9]{1,15}") {
             let key = key(&network, &container, &ifname);
             prop_assert_eq!(key.host_ifname().len(), 15);
+            prop_assert_eq!(hash_of_host_ifname(&key.host_ifname()), Some(key.hash()));
             prop_assert!(key.alias().len() <= ALIAS_LIMIT);
             prop_assert!(key.alias().starts_with(&alias_scope(&network)));
         }

@@ -101,6 +101,14 @@ impl Store {
         attachment.read(self.stamp, Some(key))
     }
 
+    /// Locks the record with this hash, made new if there is none; `None` where somebody else holds it.
+    pub fn claim(&self, hash: u64) -> Result<Option<Attachment>> {
+        match Attachment::try_lock(&self.attachment_path(hash), true)? {
+            attachment::Try::Locked(attachment) => attachment.read(self.stamp, None).map(Some),
+            attachment::Try::Busy | attachment::Try::Gone => Ok(None),
+        }
+    }
+
     /// An attachment's record as it is now, without a lock: for CHECK, which must not wait.
     pub fn peek(&self, key: &Key) -> Result<Option<Record>> {
         let path = self.attachment_path(key.hash());
@@ -117,7 +125,7 @@ impl Store {
     pub fn attachments(&self) -> Result<Vec<(u64, Option<Attachment>)>> {
         let mut all = Vec::new();
         for hash in self.hashes()? {
-            match Attachment::try_lock(&self.attachment_path(hash))? {
+            match Attachment::try_lock(&self.attachment_path(hash), false)? {
                 attachment::Try::Locked(attachment) => {
                     all.push((hash, Some(attachment.read(self.stamp, None)?)))
                 }
@@ -178,20 +186,28 @@ impl Store {
         }
     }
 
-    /// Forgets the attachment: its address begins to cool down, its record goes.
-    pub fn release(&self, attachment: Attachment, hash: u64, now_ms: u64, deadline: Deadline) -> Result<()> {
+    /// Forgets the attachment: its address begins to cool down, its record goes. `linked`: it had a link, so it had an
+    /// address even if there is no record of it.
+    pub fn release(
+        &self,
+        attachment: Attachment,
+        linked: bool,
+        hash: u64,
+        now_ms: u64,
+        deadline: Deadline,
+    ) -> Result<()> {
         let addresses: Vec<Ipv4Addr> = attachment.record().into_iter().filter_map(Record::ipv4).collect();
-        if addresses.is_empty() && !attachment.damaged() {
+        let lost = attachment.damaged() || linked && addresses.is_empty();
+        if addresses.is_empty() && !lost {
             // It never had one.
             return attachment.remove();
         }
-        let damaged = attachment.damaged();
         let mut attachment = Some(attachment);
         self.change_pool(None, now_ms, deadline, |header, table| {
             for address in &addresses {
                 release_one(header, table, *address, hash, now_ms)?;
             }
-            if damaged {
+            if lost {
                 for index in table.owned_by(hash)? {
                     ipam::release(header, table, index, hash, now_ms)?;
                 }

@@ -40,8 +40,8 @@ impl Attachment {
         }
     }
 
-    pub(super) fn try_lock(path: &Path) -> Result<Try> {
-        let file = match open(path, false) {
+    pub(super) fn try_lock(path: &Path, create: bool) -> Result<Try> {
+        let file = match open(path, create) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Try::Gone),
             Err(e) => return Err(Error::file("open", path, &e)),
@@ -117,7 +117,8 @@ impl Attachment {
             .map_err(|e| Error::new(Code::Io, format!("write {}: {e}", self.path.display())))
     }
 
-    pub(super) fn remove(self) -> Result<()> {
+    /// Removes the file, under the lock. For one that has nothing on record.
+    pub fn remove(self) -> Result<()> {
         match fs::remove_file(&self.path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", &self.path, &e)),
             _ => Ok(()),

@@ -209,30 +209,21 @@ impl Store {
                 })
             })
             .collect();
-        // Attachments whose record is damaged: links and routes tell, else their slot.
-        let lost: Vec<u64> = hashes
+        // Attachments whose record is damaged or lost: links and routes tell, else the slot of one that has a file.
+        let lost = |hash: &u64| !records.iter().any(|r| r.key.hash() == *hash);
+        let shown = (self.evidence)()
             .into_iter()
-            .filter(|h| !records.iter().any(|r| r.key.hash() == *h))
-            .collect();
-        if !lost.is_empty() {
-            let shown = (self.evidence)()
-                .into_iter()
-                .filter_map(|(hash, ip)| Some((hash, range.index(ip)?)));
-            let used = old
+            .filter_map(|(hash, ip)| Some((hash, range.index(ip)?)));
+        let used = old
+            .iter()
+            .filter(|(_, s)| s.state == State::Used && hashes.contains(&s.owner));
+        let claims = shown.chain(used.map(|(index, slot)| (slot.owner, *index)));
+        for (hash, index) in claims.filter(|(hash, _)| lost(hash)) {
+            let epoch = old
                 .iter()
-                .filter(|(_, s)| s.state == State::Used)
-                .map(|(index, slot)| (slot.owner, *index));
-            let claims: Vec<(u64, u32)> = shown
-                .chain(used)
-                .filter(|(hash, _)| lost.contains(hash))
-                .collect();
-            for (hash, index) in claims {
-                let epoch = old
-                    .iter()
-                    .find(|(i, _)| *i == index)
-                    .map_or(0, |(_, slot)| slot.epoch);
-                owners.push(Owner { hash, index, epoch });
-            }
+                .find(|(i, _)| *i == index)
+                .map_or(0, |(_, slot)| slot.epoch);
+            owners.push(Owner { hash, index, epoch });
         }
         table.file.set_len(0)?;
         // Never again an epoch of before, even when nothing of the old is readable.

@@ -51,6 +51,8 @@ pub struct Record {
     pub pod_mac: Mac,
     /// MAC of the host's end.
     pub host_mac: Mac,
+    /// When ADD began, in milliseconds of the boot clock.
+    pub created_ms: u64,
 }
 
 impl Record {
@@ -112,6 +114,7 @@ mod tests {
             mtu: 1500,
             pod_mac: Mac::of_pod(1),
             host_mac: Mac::of_host(1),
+            created_ms: 8,
         };
         let bytes = record.encode();
         assert_eq!(Record::decode(&bytes).unwrap(), record);

@@ -66,6 +66,7 @@ fn blank(store: &Store, container: &str) -> Record {
         mtu: 1500,
         pod_mac: Mac::of_pod(hash),
         host_mac: Mac::of_host(hash),
+        created_ms: 0,
     }
 }
 
@@ -197,7 +198,7 @@ fn a_lock_on_a_removed_file_guards_nothing_and_is_taken_anew() {
                 .lock(&key("a"), Deadline::after(Duration::from_secs(10)))
                 .unwrap()
         });
-        store.release(held, key("a").hash(), 0, soon()).unwrap();
+        store.release(held, false, key("a").hash(), 0, soon()).unwrap();
         let attachment = waiter.join().unwrap();
         assert!(attachment.record().is_none());
         assert!(
@@ -307,6 +308,22 @@ fn a_damaged_record_keeps_its_address_by_what_the_machine_shows() {
     }
     del(&store, "a", 0);
     assert_eq!(used(&store, 0), 5, "a damaged record releases what its slot says");
+}
+
+#[test]
+fn a_lost_store_gives_no_address_that_a_link_still_has() {
+    let folder = Folder::new();
+    let taken: Ipv4Addr = "10.0.0.1".parse().unwrap();
+    let store = folder.store_of(STAMP, vec![(key("lost").hash(), taken)]);
+    for container in ["b", "c", "d", "e", "f"] {
+        assert_ne!(add(&store, container, 0).unwrap().ipv4(), Some(taken));
+    }
+    assert_eq!(add(&store, "g", 0).unwrap_err().code, Code::PoolExhausted);
+    let attachment = store.lock(&key("lost"), soon()).unwrap();
+    store
+        .release(attachment, true, key("lost").hash(), 0, soon())
+        .unwrap();
+    assert_eq!(add(&store, "g", COOL_DOWN_MS).unwrap().ipv4(), Some(taken));
 }
 
 #[test]

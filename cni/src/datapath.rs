@@ -1,0 +1,153 @@
+//! Door: the kernel programs and their maps, as far as the plugin needs them.
+//!
+//! Whoever comes first loads them. After that the plugin only opens what it needs: the object is not touched, and
+//! node values are written only where the configuration has changed or a device is not attached yet.
+
+use std::{fs, io, path::PathBuf};
+
+use keelson_abi::{Addr, Endpoint};
+use keelson_dataplane::{Dataplane, Error as LoadError, NodeSettings, Paths};
+
+use crate::{
+    conf::{NetworkConf, PortRange, Settings},
+    error::{Code, Error, Result},
+    ipam::codec_crc32,
+};
+
+/// What ADD, DEL, CHECK and GC need of the programs.
+pub trait Datapath {
+    /// Numbers of the two shared blocks: packets from pods, packets to pods.
+    fn blocks(&self) -> (u32, u32);
+    /// Puts the programs on the blocks where they are missing. The blocks exist once a link is bound.
+    fn ensure_programs(&self) -> Result<()>;
+    /// The entry of an address.
+    fn endpoint(&self, address: Addr) -> Result<Option<Endpoint>>;
+    /// Writes the entry of an address.
+    fn put_endpoint(&self, address: Addr, endpoint: Endpoint) -> Result<()>;
+    /// Removes the entry of an address, if there is one.
+    fn remove_endpoint(&self, address: Addr) -> Result<()>;
+    /// Every entry.
+    fn endpoints(&self) -> Result<Vec<(Addr, Endpoint)>>;
+}
+
+impl Datapath for Dataplane {
+    fn blocks(&self) -> (u32, u32) {
+        Self::blocks(self)
+    }
+    fn ensure_programs(&self) -> Result<()> {
+        self.ensure_block_filters().map_err(failed)
+    }
+    fn endpoint(&self, address: Addr) -> Result<Option<Endpoint>> {
+        Self::endpoint(self, address).map_err(failed)
+    }
+    fn put_endpoint(&self, address: Addr, endpoint: Endpoint) -> Result<()> {
+        Self::put_endpoint(self, address, &endpoint).map_err(failed)
+    }
+    fn remove_endpoint(&self, address: Addr) -> Result<()> {
+        Self::remove_endpoint(self, address).map(|_| ()).map_err(failed)
+    }
+    fn endpoints(&self) -> Result<Vec<(Addr, Endpoint)>> {
+        Self::endpoints(self).map_err(failed)
+    }
+}
+
+/// What ADD, CHECK and STATUS rely on: programs loaded, the node's values written, uplinks attached.
+pub fn ready(settings: &Settings, network: &str) -> Result<Dataplane> {
+    let paths = Paths {
+        bpffs: settings.bpf.clone(),
+        run: settings.run.clone(),
+    };
+    let node = node_settings(settings);
+    let applied = Applied::of(settings, network);
+    match Dataplane::open(&paths) {
+        Ok(dataplane) => {
+            if !applied.is_current() || !dataplane.is_settled(&node).map_err(failed)? {
+                dataplane.configure(&node).map_err(failed)?;
+                applied.write()?;
+            }
+            Ok(dataplane)
+        }
+        Err(LoadError::NoGeneration(_)) => {
+            let dataplane = Dataplane::ensure(&paths, &node).map_err(failed)?;
+            applied.write()?;
+            Ok(dataplane)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// What is loaded, for removing from it; `None` where nothing is that this plugin may touch. A pod goes away even then:
+/// an entry that stays behind is swept up by whoever can.
+#[must_use]
+pub fn existing(conf: &NetworkConf) -> Option<Dataplane> {
+    let paths = Paths {
+        bpffs: conf.bpf.clone(),
+        run: conf.run.clone(),
+    };
+    match Dataplane::open(&paths) {
+        Ok(dataplane) => Some(dataplane),
+        Err(LoadError::NoGeneration(_)) => None,
+        Err(error) => {
+            eprintln!("keelson-cni: endpoint entries are left alone: {error}");
+            None
+        }
+    }
+}
+
+fn node_settings(settings: &Settings) -> NodeSettings {
+    let defaults = NodeSettings::default();
+    NodeSettings {
+        pod_cidr: Some(settings.pod_cidr),
+        service_cidr: settings.service_cidr,
+        node_port_range: settings
+            .node_port_range
+            .map_or(defaults.node_port_range, |PortRange(a, b)| (a, b)),
+        snat_pods: settings.snat,
+        excluded_interfaces: settings.excluded_interfaces.clone(),
+        mtu: settings.mtu,
+        node_address: settings.node_address,
+    }
+}
+
+/// The configuration that the node's values were last written from: a network's `applied` file. It holds only a
+/// checksum, and lies beside the store, so that a reboot forgets it.
+struct Applied {
+    path: PathBuf,
+    sum: String,
+}
+
+impl Applied {
+    fn of(settings: &Settings, network: &str) -> Self {
+        let text = serde_json::to_string(settings).unwrap_or_default();
+        Self {
+            path: settings.run.join("cni").join(network).join("applied"),
+            sum: format!("{:08x}\n", codec_crc32(text.as_bytes())),
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        fs::read_to_string(&self.path).is_ok_and(|sum| sum == self.sum)
+    }
+
+    /// Whole or not at all: calls in parallel may write the same.
+    fn write(&self) -> Result<()> {
+        let write = || -> io::Result<()> {
+            if let Some(folder) = self.path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let temporary = self.path.with_extension(std::process::id().to_string());
+            fs::write(&temporary, &self.sum)?;
+            fs::rename(&temporary, &self.path)
+        };
+        write().map_err(|e| Error::file("write", &self.path, &e))
+    }
+}
+
+/// The loader's failures under CNI's codes: what a moment or an upgrade cures is "try again later".
+fn failed(error: LoadError) -> Error {
+    let code = match error {
+        LoadError::Contract { .. } | LoadError::Busy(_) => Code::TryAgainLater,
+        _ => Code::Dataplane,
+    };
+    Error::new(code, error.to_string())
+}
