@@ -1,0 +1,100 @@
+//! The way back: what a stub found becomes the answer that the client expects.
+
+use keelson_abi::{
+    DropReason, Endpoint, FLOW_BY_LO, FLOW_CHAINED, FLOW_CLIENT, FLOW_CLIENT_HOST, FLOW_CLIENT_OUTSIDE,
+    FLOW_CLIENT_POD, Flow, NodeConfig,
+};
+
+use crate::deliver::{self, Fallback, can_redirect};
+use crate::flow;
+use crate::maps;
+use crate::packet::{Hook, KIND_ERROR, Skb, TC_INDEX_DONE, Verdict, Work};
+use crate::report::drop;
+
+/// The entry behind a stub, its key left in `work.entry_key`. A stub that lost its entry is removed.
+#[inline(always)]
+pub fn entry_of(work: &mut Work, stub: &Flow) -> Option<&'static mut Flow> {
+    work.entry_key = stub.other;
+    let entry = flow::find(&work.entry_key);
+    match entry {
+        Some(entry) if !flow::is_stub(entry) => Some(entry),
+        _ => None,
+    }
+}
+
+/// Handles a packet whose tuple is a stub's. None: it is not an answer of that flow, go on.
+#[inline(always)]
+pub fn answer(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, stub: &Flow) -> Option<Verdict> {
+    let entry = entry_of(work, stub)?;
+    if work.pod_epoch != 0 && work.pod_epoch != entry.epoch {
+        // The address had another owner when the flow began.
+        flow::remove_scratch(work, entry);
+        return None;
+    }
+    flow::touch(work, entry, false);
+    work.to = work.entry_key.reverse();
+    Some(deliver(skb, work, node, hook, entry))
+}
+
+/// Sends what `work.to` (and `work.quote_to`) describes to the client of the entry under `work.entry_key`.
+#[inline(never)]
+pub fn deliver(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, entry: &Flow) -> Verdict {
+    work.flow.service = entry.service;
+    match entry.flags & FLOW_CLIENT {
+        FLOW_CLIENT_POD => match client_pod(work, entry) {
+            Some(pod) => deliver::to_pod(skb, work, pod, Fallback::Plain),
+            None => drop(skb, work, DropReason::NoConnection),
+        },
+        FLOW_CLIENT_OUTSIDE => {
+            // A masqueraded answer is for the node itself: untranslated it would end here.
+            let fallback = if hook == Hook::UplinkIngress {
+                Fallback::ByLo
+            } else {
+                Fallback::Plain
+            };
+            deliver::out(skb, work, entry.client_ifindex, fallback, true)
+        }
+        FLOW_CLIENT_HOST => deliver::inject(skb, work, node, entry.flags & FLOW_BY_LO != 0),
+        _ => to_leaver(skb, work, entry),
+    }
+}
+
+/// The pod that is the entry's client, unless its address has another owner by now.
+#[inline(always)]
+fn client_pod(work: &mut Work, entry: &Flow) -> Option<&'static Endpoint> {
+    match maps::endpoint(&work.entry_key.src) {
+        Some(pod) if pod.epoch == entry.client_epoch => Some(pod),
+        _ => {
+            flow::remove_scratch(work, entry);
+            None
+        }
+    }
+}
+
+/// To a client whose packets are translated where they leave the node.
+#[inline(always)]
+fn to_leaver(skb: Skb, work: &mut Work, entry: &Flow) -> Verdict {
+    if entry.client_epoch == 0 {
+        // A process of the host: only its port was translated, so the stack expects the answer where it came.
+        return deliver::pass(skb, work, TC_INDEX_DONE);
+    }
+    let Some(pod) = client_pod(work, entry) else {
+        return drop(skb, work, DropReason::NoConnection);
+    };
+    if entry.flags & FLOW_CHAINED == 0 {
+        return deliver::to_pod(skb, work, pod, Fallback::Translated);
+    }
+    // The pod asked a Service whose endpoint is outside: what is restored now is the answer of that flow.
+    if work.kind == KIND_ERROR || !can_redirect(skb, work, pod.ifindex) {
+        return deliver::pass(skb, work, 0);
+    }
+    work.reverse = work.to;
+    if let Some(stub) = flow::find(&work.reverse)
+        && flow::is_stub(stub)
+        && let Some(service) = entry_of(work, stub)
+    {
+        flow::touch(work, service, false);
+        work.to = work.entry_key.reverse();
+    }
+    deliver::to_pod(skb, work, pod, Fallback::Plain)
+}

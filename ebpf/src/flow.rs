@@ -1,0 +1,246 @@
+//! The flow table: finding, keeping, ending and making flows. Port choice included, because a free port is one whose
+//! reply tuple nobody has.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
+use keelson_abi::{
+    COUNTER_FLOW_NEW, COUNTER_FLOW_REPLACED, DropReason, FLOW_CLIENT, FLOW_FIN_CLIENT, FLOW_FIN_SERVER,
+    FLOW_REPLIED, FLOW_RST, FLOW_SNAT, FLOW_STUB, Flow, FlowKey, NodeConfig, SNAT_TRIES,
+};
+
+use crate::maps::{self, FLOW};
+use crate::packet::{FIN, ICMP, RST, TCP, Work, reverse_into, same};
+use crate::report::count;
+use crate::ring::{self, is_closed, is_expired};
+
+/// The flow under this key.
+#[inline(always)]
+pub fn find(key: &FlowKey) -> Option<&'static mut Flow> {
+    // SAFETY: entries of a map without preallocation are freed after a grace period, which ends after this run. Other
+    // CPUs may write `flags` and `last_seen` meanwhile; each is one word, and losing one update costs nothing that
+    // the next packet does not repeat.
+    FLOW.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+/// Whether the value is a reply-direction stub.
+#[inline(always)]
+pub fn is_stub(flow: &Flow) -> bool {
+    flow.flags & FLOW_STUB != 0
+}
+
+/// Whether the entry is translated where `client` says.
+#[inline(always)]
+pub fn is_of(flow: &Flow, client: u32) -> bool {
+    flow.flags & FLOW_CLIENT == client
+}
+
+/// Notes a packet of the flow.
+#[inline(always)]
+pub fn touch(work: &Work, entry: &mut Flow, from_client: bool) {
+    if work.dry != 0 {
+        return;
+    }
+    // Written only when it changes: the line stays shared between CPUs.
+    if entry.last_seen != work.now {
+        entry.last_seen = work.now;
+    }
+    let mut flags = entry.flags;
+    if !from_client {
+        flags |= FLOW_REPLIED;
+    }
+    if work.key.proto == TCP {
+        if work.tcp & RST != 0 {
+            flags |= FLOW_RST;
+        }
+        if work.tcp & FIN != 0 {
+            flags |= if from_client {
+                FLOW_FIN_CLIENT
+            } else {
+                FLOW_FIN_SERVER
+            };
+        }
+    }
+    if flags != entry.flags {
+        entry.flags = flags;
+    }
+}
+
+/// Removes both legs of the entry under `work.entry_key`.
+#[inline(never)]
+pub fn remove_scratch(work: &mut Work, entry: &Flow) {
+    if work.dry != 0 {
+        return;
+    }
+    let slot = entry.slot;
+    work.reverse = entry.other.reverse();
+    if let Some(stub) = find(&work.reverse) {
+        // Another flow may have the reply tuple by now.
+        if is_stub(stub) && same(&stub.other, &work.entry_key) {
+            let _ = FLOW.remove(&work.reverse);
+        }
+    }
+    let _ = FLOW.remove(&work.entry_key);
+    ring::release(slot);
+}
+
+/// Removes both legs of the entry that the packet's own tuple found, for a new flow to take its place.
+#[inline(always)]
+pub fn replace(work: &mut Work, entry: &Flow) {
+    work.entry_key = work.key;
+    remove_scratch(work, entry);
+    count(COUNTER_FLOW_REPLACED);
+}
+
+/// Which source ports a new flow may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Ports {
+    /// The client's own if nobody else has the reply tuple, else one of the range.
+    Keep,
+    /// One of the range.
+    Range,
+}
+
+/// Makes a flow from `work.key` to `work.to` with the properties that lie in `work.flow` (flags with the side of its
+/// client, generation, epochs, devices). The source port of `work.to` becomes the one chosen.
+///
+/// False: `work.reason` says why there is none.
+#[inline(never)]
+pub fn create(work: &mut Work, node: &NodeConfig, ports: Ports) -> bool {
+    if work.dry != 0 {
+        return true;
+    }
+    let slot = ring::take();
+    if slot == 0 {
+        work.reason = DropReason::FlowTableFull as u32;
+        return false;
+    }
+    work.stub.other = work.key;
+    work.stub.flags = FLOW_STUB;
+    work.stub.slot = slot;
+    if !claim(work, node, ports) {
+        return false;
+    }
+    work.flow.other = work.to;
+    work.flow.last_seen = work.now;
+    work.flow.slot = slot;
+    if !same(&work.key, &work.to) {
+        work.flow.flags |= if work.key.sport_be != work.to.sport_be {
+            FLOW_SNAT
+        } else {
+            0
+        };
+    }
+    if FLOW.insert(&work.key, &work.flow, BPF_NOEXIST as u64).is_err() {
+        // Full, or another CPU made the same flow a moment ago: then the next packet finds it.
+        reverse_into(&work.to, &mut work.reverse);
+        let _ = FLOW.remove(&work.reverse);
+        work.reason = DropReason::FlowTableFull as u32;
+        return false;
+    }
+    ring::settle(slot, &work.key);
+    count(COUNTER_FLOW_NEW);
+    true
+}
+
+/// Inserts the stub, which makes the reply tuple ours; tries other source ports while it is somebody else's.
+#[inline(always)]
+fn claim(work: &mut Work, node: &NodeConfig, ports: Ports) -> bool {
+    if ports == Ports::Keep && claim_one(work) {
+        return true;
+    }
+    let (first, last) = (u32::from(node.snat_port_min), u32::from(node.snat_port_max));
+    work.reason = DropReason::NoPort as u32;
+    if first == 0 || last < first {
+        return false;
+    }
+    // SAFETY: no preconditions.
+    let start = unsafe { bpf_get_prandom_u32() };
+    let mut tries = Tries {
+        start,
+        first,
+        size: last - first + 1,
+        claimed: 0,
+    };
+    // SAFETY: the callback has the type that the helper calls, and the context outlives the call.
+    unsafe {
+        let context = core::ptr::from_mut(&mut tries).cast();
+        bpf_loop(SNAT_TRIES, try_one as *mut c_void, context, 0);
+    }
+    tries.claimed != 0
+}
+
+/// A search for a free port.
+struct Tries {
+    start: u32,
+    first: u32,
+    size: u32,
+    claimed: u32,
+}
+
+/// One try; 1 ends the search.
+unsafe extern "C" fn try_one(step: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `claim` hands over a valid context and waits for the search to end.
+    let tries = unsafe { &mut *context.cast::<Tries>() };
+    let Some(work) = maps::work() else { return 1 };
+    // A stride that is odd and not a small multiple spreads the tries over the range.
+    let offset = tries
+        .start
+        .wrapping_add(step.wrapping_mul(0x9e37_79b1))
+        .checked_rem(tries.size)
+        .unwrap_or(0);
+    work.to.sport_be = ((tries.first + offset) as u16).to_be();
+    if work.key.proto == ICMP {
+        work.to.dport_be = work.to.sport_be;
+    }
+    if claim_one(work) {
+        tries.claimed = 1;
+        return 1;
+    }
+    0
+}
+
+/// Tries the tuple in `work.to`. A closed or expired flow that has its reply tuple gives way.
+#[inline(never)]
+fn claim_one(work: &mut Work) -> bool {
+    reverse_into(&work.to, &mut work.reverse);
+    match FLOW.insert(&work.reverse, &work.stub, BPF_NOEXIST as u64) {
+        Ok(()) => return true,
+        Err(EEXIST) => {}
+        Err(_) => {
+            work.reason = DropReason::FlowTableFull as u32;
+            return false;
+        }
+    }
+    if !yield_stub(work) {
+        return false;
+    }
+    reverse_into(&work.to, &mut work.reverse);
+    FLOW.insert(&work.reverse, &work.stub, BPF_NOEXIST as u64).is_ok()
+}
+
+const EEXIST: i32 = -17;
+
+/// Removes the flow whose stub lies under `work.reverse` if it has ended; true: the tuple is free.
+#[inline(always)]
+pub fn yield_stub(work: &mut Work) -> bool {
+    let Some(stub) = find(&work.reverse) else {
+        return true;
+    };
+    if !is_stub(stub) {
+        return false;
+    }
+    work.entry_key = stub.other;
+    let Some(entry) = find(&work.entry_key) else {
+        // A stub without an entry: left behind by a flow that could not be completed.
+        let _ = FLOW.remove(&work.reverse);
+        return true;
+    };
+    if !is_closed(entry.flags) && !is_expired(work.entry_key.proto, entry, work.now) {
+        return false;
+    }
+    remove_scratch(work, entry);
+    count(COUNTER_FLOW_REPLACED);
+    true
+}

@@ -1,0 +1,34 @@
+//! Uplink, ingress: NodePorts, host ports, external addresses; answers to translated sources; packets for pods.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use keelson_abi::{DropReason, NodeConfig};
+
+use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, parse};
+use crate::report::drop;
+use crate::{ingress, maps};
+
+/// Entry.
+#[classifier]
+pub fn uplink_ingress(ctx: TcContext) -> i32 {
+    match begin() {
+        Some((work, node)) => run(ctx.skb.skb, work, node),
+        None => PASS,
+    }
+}
+
+#[inline(always)]
+fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
+    match parse(skb, work, node, true) {
+        // Later fragments of what only the host is waiting for are its stack's to put together; those of a flow are
+        // lost with their first part anyway.
+        Parsed::Foreign | Parsed::Orphan => return PASS,
+        Parsed::Malformed => return drop(skb, work, DropReason::Malformed),
+        Parsed::Yes => {}
+    }
+    // A redirect passes by rp_filter: nobody outside has a local pod's address.
+    if maps::endpoint(&work.key.src).is_some() {
+        return drop(skb, work, DropReason::SourceCheck);
+    }
+    ingress::carry(skb, work, node, Hook::UplinkIngress)
+}
