@@ -43,19 +43,18 @@ pub fn pod_spec(spec: &mut PodSpec) {
     set(&mut spec.dns_policy, || "ClusterFirst".to_owned());
     set(&mut spec.termination_grace_period_seconds, || 30);
     set(&mut spec.enable_service_links, || true);
-    let host_network = spec.host_network == Some(true);
     for one in spec
         .init_containers
         .iter_mut()
         .flatten()
         .chain(&mut spec.containers)
     {
-        container(one, host_network);
+        container(one);
     }
     spec.volumes.iter_mut().flatten().for_each(volume);
 }
 
-fn container(container: &mut Container, host_network: bool) {
+fn container(container: &mut Container) {
     let image = container.image.as_deref().unwrap_or_default();
     let policy = if floating(image) { "Always" } else { "IfNotPresent" };
     set(&mut container.image_pull_policy, || policy.to_owned());
@@ -65,10 +64,6 @@ fn container(container: &mut Container, host_network: bool) {
     set(&mut container.termination_message_policy, || "File".to_owned());
     for port in container.ports.iter_mut().flatten() {
         set(&mut port.protocol, || "TCP".to_owned());
-        if host_network {
-            let number = port.container_port;
-            set(&mut port.host_port, || number);
-        }
     }
     for env in container.env.iter_mut().flatten() {
         let field = env.value_from.as_mut().and_then(|from| from.field_ref.as_mut());

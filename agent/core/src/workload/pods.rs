@@ -19,6 +19,8 @@ pub struct Member<'a> {
     pub hash: &'a str,
     /// Where it is in its life.
     pub state: State,
+    /// Its containers have ended and will not start again, whether it was told to end or not.
+    pub over: bool,
     /// Its Ready condition holds.
     pub ready: bool,
     /// It has been ready for long enough to count on.
@@ -42,10 +44,14 @@ impl<'a> Member<'a> {
     /// What follows from the state of `pod` at `now`.
     pub fn of(pod: &'a Pod, min_ready_seconds: i32, now: Timestamp) -> Self {
         let status = pod.status.as_ref();
-        let state = match status.and_then(|status| status.phase.as_deref()) {
+        let over = matches!(
+            status.and_then(|status| status.phase.as_deref()),
+            Some("Succeeded" | "Failed")
+        );
+        let state = match over {
             _ if pod.metadata.deletion_timestamp.is_some() => State::Ending,
-            Some("Succeeded" | "Failed") => State::Finished,
-            _ => State::Active,
+            true => State::Finished,
+            false => State::Active,
         };
         let condition = status
             .and_then(ready_condition)
@@ -68,6 +74,7 @@ impl<'a> Member<'a> {
                 .and_then(|labels| labels.get(HASH_LABEL))
                 .map_or("", String::as_str),
             state,
+            over,
             ready,
             available,
             available_at: ripe.filter(|_| ready && !available),

@@ -8,7 +8,7 @@ use k8s_openapi::{
 
 use super::{
     Generation,
-    pods::{Member, State},
+    pods::Member,
     template::{Generations, count},
 };
 
@@ -93,13 +93,18 @@ fn recreate(wanted: i32, current: usize, members: &[Member<'_>], known: &mut Gen
     for (_, old) in known.all.iter_mut().enumerate().filter(|(at, _)| *at != current) {
         old.replicas = 0;
     }
-    let old_are_gone = !members
+    let old_are_gone = !members.iter().any(|member| member.hash != hash && !member.over);
+    // Until then not even a new pod that was lost is made again.
+    let there = members
         .iter()
-        .any(|member| member.hash != hash && member.state != State::Finished);
+        .filter(|member| member.active() && member.hash == hash)
+        .count();
     let new = &mut known.all[current];
-    if old_are_gone || wanted < new.replicas {
-        new.replicas = wanted;
-    }
+    new.replicas = if old_are_gone {
+        wanted
+    } else {
+        new.replicas.min(count(there)).min(wanted)
+    };
 }
 
 fn roll(wanted: i32, limits: Limits, current: usize, members: &[Member<'_>], known: &mut Generations) {

@@ -373,6 +373,17 @@ fn recreate_ends_all_old_pods_before_it_makes_a_new_one() {
     assert!(plan.create.is_empty(), "they are still ending");
     cluster.ended_are_gone();
     assert_eq!(cluster.step(at(4)).create.len(), 2);
+    // A new pod that is lost while an old one is still ending waits as well.
+    cluster.image("c");
+    cluster.step(at(4));
+    cluster.generations.last_mut().expect("the new one").replicas = 2;
+    assert!(cluster.step(at(4)).create.is_empty());
+    // An old pod whose containers have ended is no reason to wait.
+    cluster
+        .pods
+        .iter_mut()
+        .for_each(|pod| set(pod, "Failed", false, at(4)));
+    assert_eq!(cluster.step(at(4)).create.len(), 2);
     // Scaling needs no waiting.
     cluster.scale(3);
     assert_eq!(cluster.step(at(5)).create.len(), 1);

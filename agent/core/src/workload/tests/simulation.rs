@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{Cluster, at, deployment, json, rolling, set};
 use crate::workload::{
     Plan,
-    pods::{Member, State},
+    pods::Member,
     rollout::{is_recreate, limits, wanted},
     template::HASH_LABEL,
 };
@@ -117,11 +117,7 @@ impl Simulation {
         }
         if is_recreate(&spec) && !plan.create.is_empty() && spec.paused != Some(true) {
             let newest = &plan.generations.last().expect("one").hash;
-            for member in self
-                .members()
-                .iter()
-                .filter(|member| member.state != State::Finished)
-            {
+            for member in self.members().iter().filter(|member| !member.over) {
                 prop_assert_eq!(member.hash, newest, "an old pod is there while new ones are made");
             }
         }
