@@ -18,6 +18,7 @@ use std::{
 };
 
 use hierarchies::{Hierarchy, Kind};
+use keelson_core::pod::resources::{CPU_PERIOD, Qos as Tier, Resources as Limits};
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill},
@@ -30,31 +31,6 @@ const PODS: &str = "kubepods";
 const BEST_EFFORT_SHARES: u64 = 2;
 /// Processes that were left behind get SIGKILL; the kernel is given this long to reap them.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
-
-/// Quality of service: decides the branch of the tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
-    /// Directly below all pods.
-    Guaranteed,
-    /// Below `burstable`.
-    Burstable,
-    /// Below `besteffort`.
-    BestEffort,
-}
-
-/// Limits of a pod as a whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Relative weight, 1024 per core.
-    pub cpu_shares: u64,
-    /// Microseconds of CPU time per period of 100 ms; `None` = as much as there is.
-    pub cpu_quota: Option<u64>,
-    /// Bytes; `None` = unlimited.
-    pub memory: Option<u64>,
-}
-
-/// Length of the period that quotas refer to, microseconds.
-pub const CPU_PERIOD: u64 = 100_000;
 
 /// Why a cgroup could not be made or removed.
 #[derive(Debug, thiserror::Error)]

@@ -24,6 +24,8 @@ use super::cri::channel;
 pub const NAMESPACE: &str = "k8s.io";
 /// A lost connection is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
+/// And a subscription that containerd refused after this.
+const REFUSED: Duration = Duration::from_secs(30);
 
 /// Something happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,19 +42,58 @@ pub enum Event {
     },
     /// The stream was (re)started: events may have been missed.
     Resumed,
+    /// containerd cannot be reached, or the stream broke; it is opened again.
+    Lost(String),
 }
 
 /// Follow containerd's events until the receiver is dropped. Reconnects by itself.
 pub async fn events(socket: Arc<Path>, out: mpsc::Sender<Event>) {
     loop {
-        if let Err(error) = follow(&socket, &out).await {
-            tracing::debug!(%error, "containerd's event stream ended; it is opened again");
+        let lost = match follow(&socket, &out).await {
+            Ok(()) => "its event stream ended".to_owned(),
+            Err(error) if is_refusal(error.as_ref()) => {
+                // containerd is there and well, but this agent cannot follow it: lists now and then must do.
+                let error = describe(error.as_ref());
+                tracing::warn!(
+                    error,
+                    "containerd refuses its events; exits of containers are noticed late"
+                );
+                tokio::time::sleep(REFUSED).await;
+                continue;
+            }
+            Err(error) => describe(error.as_ref()),
+        };
+        tracing::debug!(lost, "containerd's event stream is opened again");
+        if out.send(Event::Lost(lost)).await.is_err() {
+            return;
         }
         tokio::select! {
             () = out.closed() => return,
             () = tokio::time::sleep(RETRY) => {}
         }
     }
+}
+
+/// An answer of containerd's own, not a fault of the connection.
+fn is_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
+    let status = error.downcast_ref::<tonic::Status>();
+    status.is_some_and(|status| {
+        status.code() != tonic::Code::Unavailable && std::error::Error::source(status).is_none()
+    })
+}
+
+/// Errors of the transport wrap each other; all of them say it.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let inner = error.to_string();
+        if !text.contains(&inner) {
+            text = format!("{text}: {inner}");
+        }
+        source = error.source();
+    }
+    text
 }
 
 async fn follow(
@@ -63,7 +104,7 @@ async fn follow(
     let channel = connect(socket).await?;
     let mut client = EventsClient::new(channel);
     let filters = ["/tasks/exit", "/tasks/oom"]
-        .map(|topic| format!("namespace=={NAMESPACE},topic=={topic}"))
+        .map(|topic| format!("namespace=={NAMESPACE},topic==\"{topic}\""))
         .to_vec();
     let subscribe = client.subscribe(SubscribeRequest { filters });
     tokio::pin!(subscribe);

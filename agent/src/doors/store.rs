@@ -21,6 +21,8 @@ pub mod kind {
     pub const SERVICES: &str = "services";
     /// Pods that a Deployment made, by pod UID.
     pub const PODS: &str = "pods";
+    /// What a pod's worker must know after a restart, by pod UID.
+    pub const POD_STATES: &str = "pod-states";
     /// The last good objects of a manifest file, by its path.
     pub const MANIFESTS: &str = "manifests";
     /// The node's own record.

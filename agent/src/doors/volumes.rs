@@ -121,6 +121,28 @@ impl Volumes {
         Ok(paths)
     }
 
+    /// Where a volume is, made or not.
+    pub fn path(&self, uid: &str, volume: &Volume) -> Option<PathBuf> {
+        if let Some(source) = &volume.host_path {
+            return Some(PathBuf::from(&source.path));
+        }
+        let kind = match volume {
+            Volume {
+                config_map: Some(_), ..
+            } => "configmap",
+            Volume { secret: Some(_), .. } => "secret",
+            Volume {
+                empty_dir: Some(_), ..
+            } => "empty-dir",
+            _ => return None,
+        };
+        Some(
+            self.pod(uid)
+                .join(format!("volumes/kubernetes.io~{kind}"))
+                .join(&volume.name),
+        )
+    }
+
     fn one(
         &self,
         uid: &str,
@@ -254,6 +276,32 @@ impl Volumes {
     }
 }
 
+/// The last lines of a container's log, as the container wrote them, cut from the front to `bytes`.
+pub fn log_tail(path: &Path, lines: usize, bytes: usize) -> Option<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut log = fs::File::open(path).ok()?;
+    let length = log.metadata().ok()?.len();
+    // Every line carries a time and two words before the text.
+    let window = (bytes + lines * 48) as u64;
+    log.seek(SeekFrom::Start(length.saturating_sub(window))).ok()?;
+    let mut raw = Vec::new();
+    log.take(window).read_to_end(&mut raw).ok()?;
+    let raw = String::from_utf8_lossy(&raw);
+    let texts: Vec<&str> = raw
+        .lines()
+        .filter_map(|line| line.splitn(4, ' ').nth(3))
+        .collect();
+    let mut tail = texts[texts.len().saturating_sub(lines)..].join("\n");
+    if !tail.is_empty() {
+        tail.push('\n');
+    }
+    let mut cut = tail.len().saturating_sub(bytes);
+    while !tail.is_char_boundary(cut) {
+        cut += 1;
+    }
+    Some(tail.split_off(cut)).filter(|tail| !tail.is_empty())
+}
+
 fn remove_tree(path: &Path) -> Result<(), Error> {
     mounts::clear(path)?;
     match fs::remove_dir_all(path) {
@@ -288,7 +336,7 @@ fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> 
         let size = source
             .size_limit
             .as_ref()
-            .and_then(|size| quantity_bytes(&size.0));
+            .and_then(keelson_core::pod::resources::units);
         mounts::memory(path, size)?;
     } else if !fresh {
         // The pod may have changed its mode since: it is the pod's.
@@ -298,25 +346,6 @@ fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> 
         chown(path, None, Some(group)).map_err(|error| file("set group of", path, error))?;
     }
     set_mode(path, if group.is_some() { 0o2777 } else { 0o777 })
-}
-
-/// Bytes of a quantity such as `64Mi`.
-fn quantity_bytes(text: &str) -> Option<u64> {
-    let at = text
-        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
-        .unwrap_or(text.len());
-    let (number, suffix) = text.split_at(at);
-    let factor: f64 = match suffix {
-        "" => 1.0,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "Ki" => 1024.0,
-        "Mi" => 1_048_576.0,
-        "Gi" => 1_073_741_824.0,
-        _ => return None,
-    };
-    number.parse::<f64>().ok().map(|number| (number * factor) as u64)
 }
 
 fn host_path(volume: &str, source: &HostPathVolumeSource) -> Result<PathBuf, Error> {

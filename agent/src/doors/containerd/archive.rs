@@ -626,7 +626,8 @@ mod tests {
     #[test]
     fn what_is_broken_is_named() {
         let manifest = manifest(b"{}", &[b"lost"]);
-        let cases: [(&str, Vec<(String, Vec<u8>)>, &str); 4] = [
+        type Files = Vec<(String, Vec<u8>)>;
+        let cases: [(&str, Files, &str); 4] = [
             ("empty", vec![("x".into(), vec![])], "neither index.json"),
             (
                 "json",

@@ -180,7 +180,7 @@ fn what_must_not_touch_a_disk_lies_in_memory_and_is_unmounted() {
         "more than its limit"
     );
     root.volumes.remove("u-1").expect("remove");
-    assert_eq!(mounts::below(&root.path).expect("mounts"), [PathBuf::new(); 0]);
+    assert!(mounts::below(&root.path).expect("mounts").is_empty());
 }
 
 #[test]

@@ -575,7 +575,7 @@ mod tests {
         let (mut probes, mut poked, told, _) = probes(&[false, false, true], Fake::default());
         let start = Instant::now();
         probes.keep(&[subject(&probe())], false);
-        assert!(poked.wait().await);
+        poked.wait().await;
         assert_eq!(probes.board.get("c1", Kind::Readiness), Some(true));
         assert_eq!(
             start.elapsed(),

@@ -9,39 +9,57 @@ use tokio::sync::watch;
 
 /// Wakes one worker. Pokes that come while it works are one.
 #[derive(Clone, Debug)]
-pub struct Poke(watch::Sender<u64>);
+pub struct Poke(watch::Sender<Pokes>);
 
 /// A worker's end of its [`Poke`]s.
 #[derive(Debug)]
-pub struct Poked(watch::Receiver<u64>);
+pub struct Poked {
+    receiver: watch::Receiver<Pokes>,
+    sender: watch::Sender<Pokes>,
+}
+
+/// What came since the worker looked last.
+#[derive(Debug, Default)]
+struct Pokes {
+    /// Ids of containers and sandboxes whose process ended.
+    ended: Vec<String>,
+}
 
 /// A new pair.
 pub fn poke() -> (Poke, Poked) {
-    let (sender, receiver) = watch::channel(0);
-    (Poke(sender), Poked(receiver))
+    let (sender, receiver) = watch::channel(Pokes::default());
+    (Poke(sender.clone()), Poked { receiver, sender })
 }
 
 impl Poke {
     /// Something happened: look again.
     pub fn poke(&self) {
-        self.0.send_modify(|count| *count = count.wrapping_add(1));
+        self.0.send_modify(|_| {});
+    }
+
+    /// The process of this container or sandbox ended.
+    fn ended(&self, id: &str) {
+        self.0.send_modify(|pokes| pokes.ended.push(id.to_owned()));
     }
 }
 
 impl Poked {
-    /// Wait for a poke since the last wait. `false`: the sender is gone, the worker is to end.
-    pub async fn wait(&mut self) -> bool {
-        self.0.changed().await.is_ok()
+    /// Wait for a poke since the last look.
+    pub async fn wait(&mut self) {
+        // The sender lives in here as well: this cannot fail.
+        let _ = self.receiver.changed().await;
     }
 
-    /// Forget pokes so far: what they announced is about to be looked at.
-    pub fn clear(&mut self) {
-        self.0.mark_unchanged();
-    }
-
-    /// Whether there was a poke since.
-    pub fn pending(&self) -> bool {
-        self.0.has_changed().unwrap_or(true)
+    /// Take what there was: whether there was a poke, and whose process ended.
+    pub fn take(&mut self) -> (bool, Vec<String>) {
+        let poked = self.receiver.has_changed().unwrap_or(false);
+        self.receiver.mark_unchanged();
+        let mut ended = Vec::new();
+        self.sender.send_if_modified(|pokes| {
+            ended = std::mem::take(&mut pokes.ended);
+            false
+        });
+        (poked, ended)
     }
 }
 
@@ -60,10 +78,10 @@ impl Roster {
         self.lock().remove(id);
     }
 
-    /// Something happened to a container or sandbox. `false`: nobody knows it.
-    pub fn poke(&self, id: &str) -> bool {
+    /// The process of a container or sandbox ended. `false`: nobody knows it.
+    pub fn ended(&self, id: &str) -> bool {
         let found = self.lock().get(id).cloned();
-        found.inspect(Poke::poke).is_some()
+        found.inspect(|poke| poke.ended(id)).is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Poke>> {
@@ -80,13 +98,14 @@ mod tests {
         let (poke, mut poked) = poke();
         let roster = Roster::default();
         roster.add("c1", &poke);
-        assert!(!poked.pending());
-        assert!(roster.poke("c1") && roster.poke("c1"));
-        assert!(poked.pending() && poked.wait().await);
-        assert!(!poked.pending());
+        assert_eq!(poked.take(), (false, vec![]));
+        poke.poke();
+        assert!(roster.ended("c1") && roster.ended("c1"));
+        poked.wait().await;
+        poke.poke();
+        assert_eq!(poked.take(), (true, vec!["c1".to_owned(), "c1".to_owned()]));
+        assert_eq!(poked.take(), (false, vec![]));
         roster.remove("c1");
-        assert!(!roster.poke("c1"));
-        drop((poke, roster));
-        assert!(!poked.wait().await, "nobody can poke any more");
+        assert!(!roster.ended("c1"));
     }
 }

@@ -1,0 +1,332 @@
+//! One worker per pod, and everything that wakes them.
+//!
+//! The world says which pods there are, containerd's events and the runtime's state say when to look. What is in the
+//! runtime and belongs to nobody is given a worker of its own that removes it, but only after the manifests were read
+//! once: before that, "nobody's" means "not known yet".
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use keelson_core::object::Key;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    doors::Doors,
+    images::{Images, Report},
+    orphan,
+    roster::{self, Poke, Roster},
+    worker,
+};
+use crate::{
+    context::Context,
+    doors::containerd::{self, Event},
+    events::{self, Subject},
+    health::subsystem,
+    world::Revisions,
+};
+
+/// Lists are the truth: everything is looked at this often even if no event says so.
+const RELIST: Duration = Duration::from_secs(60);
+/// The runtime's own state is asked for this often, and more often while it is not good.
+const STATUS: Duration = Duration::from_secs(30);
+const STATUS_BAD: Duration = Duration::from_secs(1);
+
+/// What every worker is handed.
+#[derive(Clone)]
+pub struct Shared {
+    /// The loops' context.
+    pub ctx: Context,
+    /// The doors.
+    pub doors: Doors,
+    /// Whose container is this.
+    pub roster: Roster,
+    /// Whether the runtime, and its network, can be used: `Err` says why not.
+    pub ready: watch::Receiver<Readiness>,
+}
+
+/// What new pods wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// The runtime answers.
+    pub runtime: Result<(), String>,
+    /// Its network is configured; pods in the node's network do not need it.
+    pub network: Result<(), String>,
+}
+
+struct Worker {
+    pod: Arc<Pod>,
+    poke: Poke,
+}
+
+/// The pod loop itself.
+pub struct Dispatcher {
+    shared: Shared,
+    ready: watch::Sender<Readiness>,
+    /// By pod UID.
+    workers: HashMap<String, Worker>,
+    tasks: JoinSet<String>,
+    /// UIDs that are being removed though no pod has them.
+    orphans: HashMap<String, Poke>,
+    seen: Revisions,
+    status_at: Instant,
+    relist_at: Instant,
+}
+
+impl Dispatcher {
+    /// With given doors.
+    pub fn new(ctx: Context, doors: Doors) -> Self {
+        let unknown = Err("the container runtime was not asked yet".to_owned());
+        let (ready, receiver) = watch::channel(Readiness {
+            runtime: unknown.clone(),
+            network: unknown,
+        });
+        let now = Instant::now();
+        Self {
+            shared: Shared {
+                ctx,
+                doors,
+                roster: Roster::default(),
+                ready: receiver,
+            },
+            ready,
+            workers: HashMap::new(),
+            tasks: JoinSet::new(),
+            orphans: HashMap::new(),
+            seen: Revisions::default(),
+            status_at: now,
+            relist_at: now + RELIST,
+        }
+    }
+
+    /// Follow containerd's events and the folder of images, and run.
+    pub async fn run_with_containerd(self) -> anyhow::Result<()> {
+        let (events, happened) = mpsc::channel(64);
+        let (reports, reported) = mpsc::channel(16);
+        let (resume, resumed) = mpsc::channel(1);
+        let doors = &self.shared.doors;
+        let folder = &self.shared.ctx.config.images;
+        let mut background = JoinSet::new();
+        background.spawn(containerd::events(Arc::from(doors.socket.as_path()), events));
+        let images = Images::new(doors.runtime.clone(), &doors.socket, folder, reports);
+        background.spawn(images.run(resumed));
+        self.run(happened, reported, resume).await
+    }
+
+    /// Until shutdown.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut reports: mpsc::Receiver<Report>,
+        resume: mpsc::Sender<()>,
+    ) -> anyhow::Result<()> {
+        let mut revisions = self.shared.ctx.world.watch();
+        let mut shutdown = self.shared.ctx.shutdown.clone();
+        loop {
+            let now = *revisions.borrow_and_update();
+            self.sync(now).await;
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+                changed = revisions.changed() => changed?,
+                Some(event) = events.recv() => self.happened(event, &resume).await,
+                Some(report) = reports.recv() => self.image(report),
+                Some(done) = self.tasks.join_next() => self.ended(done),
+                () = sleep_until(self.status_at) => self.status().await,
+                () = sleep_until(self.relist_at) => self.relist().await,
+            }
+        }
+    }
+
+    /// Give each pod its worker, and tell those whose pod or whose objects changed.
+    async fn sync(&mut self, now: Revisions) {
+        let moved = |one: fn(&Revisions) -> u64| one(&now) != one(&self.seen);
+        let objects_moved = moved(|r| r.config_maps) || moved(|r| r.secrets);
+        let first_list = moved(|r| r.listed);
+        if moved(|r| r.pods) || objects_moved {
+            let pods = self.shared.ctx.world.snapshot().pods;
+            for (key, pod) in pods {
+                self.assign(key, pod, objects_moved);
+            }
+        }
+        self.seen = now;
+        if first_list {
+            self.relist().await;
+        }
+    }
+
+    fn assign(&mut self, key: Key, pod: Arc<Pod>, objects_moved: bool) {
+        let Some(uid) = pod.metadata.uid.clone() else {
+            debug!(%key, "a pod without UID is not run");
+            return;
+        };
+        if let Some(worker) = self.workers.get_mut(&uid) {
+            let same = worker.pod.metadata == pod.metadata && worker.pod.spec == pod.spec;
+            worker.pod = pod;
+            if !same || objects_moved {
+                worker.poke.poke();
+            }
+            return;
+        }
+        let (poke, poked) = roster::poke();
+        let task = worker::run(self.shared.clone(), key, uid.clone(), poke.clone(), poked);
+        let name = uid.clone();
+        self.tasks.spawn(async move {
+            task.await;
+            name
+        });
+        self.workers.insert(uid, Worker { pod, poke });
+    }
+
+    fn ended(&mut self, done: Result<String, tokio::task::JoinError>) {
+        match done {
+            Ok(uid) => {
+                self.workers.remove(&uid);
+                self.orphans.remove(&uid);
+                // A pod that came back under the same UID while its worker ended.
+                self.seen.pods = 0;
+            }
+            Err(error) => {
+                // Which one is not known; each that has no task is started anew with the next change.
+                warn!(%error, "a pod's worker broke off");
+            }
+        }
+    }
+
+    async fn happened(&mut self, event: Event, resume: &mpsc::Sender<()>) {
+        match event {
+            Event::Exit { container } | Event::OutOfMemory { container } => {
+                if !self.shared.roster.ended(&container) {
+                    debug!(container, "an event of a container that no pod knows");
+                }
+            }
+            Event::Resumed => {
+                // A full mailbox has the same message in it already.
+                let _ = resume.try_send(());
+                self.status().await;
+                self.relist().await;
+            }
+            Event::Lost(message) => {
+                self.set_ready(Err(format!("containerd: {message}")), None);
+                self.status_at = Instant::now() + STATUS_BAD;
+            }
+        }
+    }
+
+    /// Ask the runtime how it is, and tell those who wait for it.
+    async fn status(&mut self) {
+        match self.shared.doors.runtime.status().await {
+            Ok(state) => {
+                let problem = |text: Option<String>| text.map_or(Ok(()), Err);
+                self.set_ready(problem(state.runtime), Some(problem(state.network)));
+            }
+            Err(error) => self.set_ready(Err(error.to_string()), None),
+        }
+        let good = {
+            let ready = self.ready.borrow();
+            ready.runtime.is_ok() && ready.network.is_ok()
+        };
+        self.status_at = Instant::now() + if good { STATUS } else { STATUS_BAD };
+    }
+
+    fn set_ready(&mut self, runtime: Result<(), String>, network: Option<Result<(), String>>) {
+        let before = self.ready.borrow().clone();
+        let after = Readiness {
+            network: network.unwrap_or_else(|| before.network.clone()),
+            runtime,
+        };
+        if before == after {
+            return;
+        }
+        match &after.runtime {
+            Ok(()) if before.runtime.is_err() => info!("the container runtime is ready"),
+            Err(error) => warn!(
+                error,
+                "the container runtime cannot be used; pods go on as they are"
+            ),
+            Ok(()) => {}
+        }
+        let health = after.runtime.clone().and_then(|()| {
+            after
+                .network
+                .clone()
+                .map_err(|error| format!("container runtime network not ready: {error}"))
+        });
+        self.shared.ctx.health.set(subsystem::RUNTIME, health);
+        self.ready.send_replace(after);
+        self.poke_all();
+    }
+
+    fn poke_all(&self) {
+        for worker in self.workers.values() {
+            worker.poke.poke();
+        }
+    }
+
+    /// Everybody looks again, and what belongs to nobody is removed.
+    async fn relist(&mut self) {
+        self.relist_at = Instant::now() + RELIST;
+        self.poke_all();
+        if self.seen.listed == 0 {
+            return;
+        }
+        let found = match orphan::find(&self.shared).await {
+            Ok(found) => found,
+            Err(error) => {
+                debug!(%error, "orphans are looked for with the next list");
+                return;
+            }
+        };
+        for (uid, name) in found {
+            if self.workers.contains_key(&uid) || self.orphans.contains_key(&uid) {
+                continue;
+            }
+            let (poke, _) = roster::poke();
+            self.orphans.insert(uid.clone(), poke);
+            let shared = self.shared.clone();
+            self.tasks.spawn(async move {
+                orphan::remove(&shared, &uid, name.as_ref()).await;
+                uid
+            });
+        }
+    }
+
+    /// An archive was imported, or could not be.
+    fn image(&mut self, report: Report) {
+        match report {
+            Report::Imported { .. } => self.poke_all(),
+            Report::Failed { from, message } => {
+                let config = &self.shared.ctx.config;
+                let subject = Subject {
+                    kind: "Node",
+                    key: Key::new("default", &config.node_name),
+                    uid: None,
+                    field: Some(from.display().to_string()),
+                };
+                let event = events::event(
+                    subject,
+                    events::WARNING,
+                    "ImageImportFailed",
+                    &message,
+                    Timestamp::now(),
+                );
+                self.shared.ctx.world.update(|objects| objects.record(event));
+            }
+        }
+    }
+}
+
+/// Pods by UID, from a snapshot.
+pub fn by_uid(pods: &BTreeMap<Key, Arc<Pod>>) -> HashMap<&str, &Arc<Pod>> {
+    pods.values()
+        .filter_map(|pod| Some((pod.metadata.uid.as_deref()?, pod)))
+        .collect()
+}
