@@ -71,12 +71,11 @@ impl Netlink {
         Ok(devices)
     }
 
-    /// Make a veth pair, both ends up, in this namespace. That it is there already is fine.
+    /// Make a veth pair in this namespace. That it is there already is fine. Both ends are down: the kernel refuses to
+    /// create one up, because it has no peer yet at that moment.
     pub fn ensure_veth(&mut self, one: &End<'_>, other: &End<'_>, mtu: u32) -> Result<()> {
         let end = |end: &End<'_>| {
             let mut message = LinkMessage::default();
-            message.header.flags = LinkFlags::Up;
-            message.header.change_mask = LinkFlags::Up;
             message.attributes = vec![
                 LinkAttribute::IfName(end.name.to_owned()),
                 LinkAttribute::Address(end.mac.to_vec()),
