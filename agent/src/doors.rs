@@ -5,6 +5,7 @@ pub mod containerd;
 pub mod cri;
 pub mod dataplane;
 pub mod manifests;
+pub mod netlink;
 pub mod probes;
 pub mod store;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Loops: observe, plan, apply, report.
 
 pub mod manifests;
+pub mod network;
 pub mod pod;
 pub mod service;
+pub mod workload;

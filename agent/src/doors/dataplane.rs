@@ -5,6 +5,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use keelson_core::service::plan::{Observed, Step};
+use keelson_dataplane::Dataplane;
 use tokio::sync::watch;
 
 /// The Service maps. Calls are a few system calls on memory each, so loops call them directly.
@@ -14,6 +15,29 @@ pub trait ServiceMaps: Send + Sync {
     /// Do one write.
     fn apply(&self, step: &Step) -> anyhow::Result<()>;
 }
+
+impl ServiceMaps for Dataplane {
+    fn observe(&self) -> anyhow::Result<Observed> {
+        let frontends = self.frontends()?.into_iter().collect();
+        let backends = self.backends()?.into_iter().collect();
+        Ok(Observed { frontends, backends })
+    }
+
+    fn apply(&self, step: &Step) -> anyhow::Result<()> {
+        match step {
+            Step::RemoveFrontend(key) => self.remove_frontend(key).map(drop)?,
+            Step::PutFrontend(key, value) => self.put_frontend(key, value)?,
+            Step::RemoveBackend(key) => self.remove_backend(key).map(drop)?,
+            Step::PutBackend(key, value) => self.put_backend(key, value)?,
+            Step::ForgetUdpFlows { service } => {
+                self.forget_flows(|key, flow| key.proto == UDP && flow.service == *service)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const UDP: u8 = 17;
 
 /// What the network loop has made ready, for the loops that build on it.
 #[derive(Debug)]

@@ -1,0 +1,259 @@
+//! Network loop: the programs are loaded and current, uplinks are attached, the plugin finds its configuration, leaks are swept up.
+//!
+//! Observe: the kernel's devices (by its own news, and every [`RELIST`]), the runtime's sandboxes. Plan: `keelson_dataplane::node`
+//! for the node's values, `keelson_core::network` for what must not be, `keelson_cni::gc` for leaks. Apply: dataplane, conflist.
+//! Report: health, and to the other loops the maps and the node's addresses.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use keelson_cni::{
+    conf::{PortRange, Settings},
+    datapath::Datapath,
+    gc::{self, Wanted},
+    netlink::Netlink,
+    netns, node,
+    store::Deadline,
+};
+use keelson_core::network::{Networks, overlap};
+use keelson_dataplane::{Dataplane, NodeSettings, Paths, Uplink};
+use tokio::{sync::Notify, task, time};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    config::Config,
+    context::Context,
+    doors::{
+        cri::{Runtime, client::Client},
+        netlink,
+    },
+    health::subsystem,
+};
+
+/// Name of the network in the conflist, the store and the links' aliases.
+pub const NETWORK: &str = "keelson";
+/// The conflist's file: first by name, so that the runtime takes it.
+const CONFLIST: &str = "10-keelson.conflist";
+/// Looked at again this often even without news.
+const RELIST: Duration = Duration::from_secs(300);
+/// Leaks are swept up this often.
+const SWEEP: Duration = Duration::from_secs(60);
+/// News come in bursts.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+/// A sweep gives up on a busy lock after this long; the next one goes on.
+const SWEEP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Run until shutdown. What fails is reported and tried again; programs and links stay.
+pub async fn run(ctx: Context) -> anyhow::Result<()> {
+    let changes = netlink::changes().context("listening to the kernel's news about devices")?;
+    let mut shutdown = ctx.shutdown.clone();
+    tokio::select! {
+        () = follow(&ctx, &changes) => {}
+        _ = shutdown.wait_for(|stop| *stop) => {}
+    }
+    Ok(())
+}
+
+async fn follow(ctx: &Context, changes: &Notify) {
+    let mut retry = RETRY_FIRST;
+    let mut loaded: Option<Arc<Dataplane>> = None;
+    let mut swept = Instant::now();
+    loop {
+        let wait = match round(ctx, &mut loaded).await {
+            Ok(()) => {
+                retry = RETRY_FIRST;
+                ctx.health.set(subsystem::NETWORK, Ok(()));
+                SWEEP
+            }
+            Err(failure) => {
+                error!("pod network: {failure:#}; trying again in {retry:?}");
+                ctx.health.set(subsystem::NETWORK, Err(format!("{failure:#}")));
+                let wait = retry;
+                retry = (retry * 2).min(RETRY_LAST);
+                wait
+            }
+        };
+        if let Some(dataplane) = loaded.as_ref().filter(|_| swept.elapsed() >= SWEEP) {
+            swept = Instant::now();
+            sweep(ctx, dataplane).await;
+        }
+        tokio::select! {
+            () = changes.notified() => time::sleep(DEBOUNCE).await,
+            () = time::sleep(wait.min(RELIST)) => {}
+        }
+    }
+}
+
+/// Observe, plan, apply, report: once.
+async fn round(ctx: &Context, loaded: &mut Option<Arc<Dataplane>>) -> anyhow::Result<()> {
+    let (config, current) = (ctx.config.clone(), loaded.clone());
+    let (dataplane, uplinks) = task::spawn_blocking(move || ensure(&config, current)).await??;
+    let addresses: Vec<IpAddr> = uplinks
+        .iter()
+        .flat_map(|uplink| &uplink.addresses)
+        .map(ipnet::IpNet::addr)
+        .collect();
+    ctx.network.publish_addresses(addresses);
+    if loaded.is_none() {
+        info!(uplinks = ?uplinks.iter().map(|uplink| &uplink.name).collect::<Vec<_>>(), "dataplane ready");
+        ctx.network.publish_maps(dataplane.clone());
+        *loaded = Some(dataplane);
+    }
+    Ok(())
+}
+
+/// Load or upgrade the first time, follow the devices from then on; the conflist comes last, since the runtime takes it as a sign
+/// that pods can be made.
+fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<(Arc<Dataplane>, Vec<Uplink>)> {
+    let settings = settings(config);
+    let dataplane = match current {
+        Some(dataplane) => dataplane,
+        None => {
+            let paths = Paths {
+                bpffs: config.bpf.clone(),
+                run: config.run.clone(),
+            };
+            Arc::new(Dataplane::upgrade(&paths, &settings).context("loading the dataplane")?)
+        }
+    };
+    let uplinks = dataplane
+        .configure(&settings)
+        .context("following the node's devices")?;
+    let networks = Networks {
+        pods: config.pod_cidr,
+        services: config.service_cidr,
+    };
+    let attached = uplinks
+        .iter()
+        .flat_map(|uplink| uplink.addresses.iter().map(|net| (uplink.name.as_str(), *net)));
+    if let Some(found) = overlap(networks, attached) {
+        bail!("{found}");
+    }
+    write_conflist(config)?;
+    Ok((dataplane, uplinks))
+}
+
+/// The node's configuration in the dataplane's words.
+fn settings(config: &Config) -> NodeSettings {
+    NodeSettings {
+        pod_cidr: Some(config.pod_cidr),
+        service_cidr: Some(config.service_cidr),
+        node_port_range: config.node_port_range,
+        excluded_interfaces: config.excluded_interfaces.clone(),
+        node_address: config.node_address,
+        ..NodeSettings::default()
+    }
+}
+
+/// The same in the plugin's words, written whole and only where it differs: every write makes the runtime load it again.
+fn write_conflist(config: &Config) -> anyhow::Result<()> {
+    let (first, last) = config.node_port_range;
+    let settings = Settings {
+        service_cidr: Some(config.service_cidr),
+        node_port_range: Some(PortRange(first, last)),
+        run: config.run.clone(),
+        bpf: config.bpf.clone(),
+        excluded_interfaces: config.excluded_interfaces.clone(),
+        node_address: config.node_address,
+        ..Settings::new(config.pod_cidr)
+    };
+    let text = settings.conflist(NETWORK)?;
+    let path = config.cni_conf_dir.join(CONFLIST);
+    replace(&path, &text).with_context(|| format!("writing the plugin's configuration {}", path.display()))
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    // Another ending: runtimes read every file that ends in .conf, .conflist or .json.
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, text)?;
+    fs::rename(&temporary, path)
+}
+
+/// Remove what belongs to no sandbox of the runtime: containerd never asks for it. Only a list that the runtime has given counts.
+async fn sweep(ctx: &Context, dataplane: &Arc<Dataplane>) {
+    // Taken before the list: what is made meanwhile is younger.
+    let as_of_ms = match netns::boot_clock_ms() {
+        Ok(now) => now,
+        Err(failure) => return warn!("sweeping up after pods: {failure}"),
+    };
+    let listing = match Client::new(&ctx.config.containerd).list(None).await {
+        Ok(listing) => listing,
+        Err(failure) => return debug!("not sweeping up: {failure}"),
+    };
+    let these: HashSet<(String, String)> = listing
+        .sandboxes
+        .into_iter()
+        .map(|sandbox| (sandbox.id, "eth0".to_owned()))
+        .collect();
+    let (run, dataplane) = (ctx.config.run.clone(), dataplane.clone());
+    let swept = task::spawn_blocking(move || {
+        let mut netlink = Netlink::open("the node")?;
+        let store = node::open_store(&run, NETWORK, &netlink)?;
+        let wanted = Wanted::OnlyAsOf { these, as_of_ms };
+        let datapath: &dyn Datapath = dataplane.as_ref();
+        gc::collect(
+            &store,
+            &wanted,
+            &mut netlink,
+            Some(datapath),
+            netns::boot_clock_ms()?,
+            Deadline::after(SWEEP_LIMIT),
+        )
+    });
+    match swept.await {
+        Ok(Ok(report)) => {
+            for key in &report.attachments {
+                info!(%key, "removed an attachment that no sandbox owns");
+            }
+            for failure in &report.failures {
+                warn!("sweeping up after pods: {failure}");
+            }
+        }
+        Ok(Err(failure)) => warn!("sweeping up after pods: {failure}"),
+        Err(failure) => error!("sweeping up after pods: {failure}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plugin_is_told_what_the_agent_is_configured_with() {
+        let folder = std::env::temp_dir().join(format!("keelson-conflist-{}", std::process::id()));
+        let config = Config {
+            cni_conf_dir: folder.clone(),
+            ..Config::default()
+        };
+        write_conflist(&config).expect("write");
+        let path = folder.join(CONFLIST);
+        let text = fs::read_to_string(&path).expect("read");
+        assert!(
+            text.contains(&config.pod_cidr.to_string()) && text.contains(&config.service_cidr.to_string()),
+            "{text}"
+        );
+        let written = fs::metadata(&path).and_then(|m| m.modified()).expect("time");
+        write_conflist(&config).expect("again");
+        assert_eq!(
+            fs::metadata(&path).and_then(|m| m.modified()).expect("time"),
+            written,
+            "an equal file is left alone"
+        );
+        fs::remove_dir_all(folder).expect("clean");
+    }
+}
