@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
 use keelson_proto::cri::{
-    Container, ContainerConfig, ContainerState, ContainerStatus, ImageSpec, LinuxContainerResources,
-    PodSandbox, PodSandboxConfig, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+    Container, ContainerConfig, ContainerState, ContainerStatus, LinuxContainerResources, PodSandbox,
+    PodSandboxConfig, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
 };
 use tokio::sync::mpsc;
 
@@ -54,8 +54,6 @@ pub struct Held {
     pub code: i32,
     /// Nanoseconds: made, started, ended.
     pub times: [i64; 3],
-    /// Grace it was stopped with.
-    pub grace: Option<Duration>,
 }
 
 /// A failure to come.
@@ -186,8 +184,19 @@ impl Held {
     }
 }
 
+/// The time of day, as far as it moves with the runtime's own clock: tests stop that one.
+pub fn clock() -> jiff::Timestamp {
+    static START: OnceLock<std::time::Instant> = OnceLock::new();
+    let start = *START.get_or_init(std::time::Instant::now);
+    let passed = tokio::time::Instant::now()
+        .into_std()
+        .saturating_duration_since(start);
+    let base = jiff::Timestamp::from_second(1_800_000_000).expect("a time");
+    base + jiff::SignedDuration::try_from(passed).expect("short")
+}
+
 fn now() -> i64 {
-    jiff::Timestamp::now().as_nanosecond() as i64
+    clock().as_nanosecond() as i64
 }
 
 fn after<T>(late: Option<Error>, value: T) -> Result<T, Error> {
@@ -387,7 +396,6 @@ impl Runtime for Fake {
             state: ContainerState::ContainerCreated,
             code: 0,
             times: [now(), 0, 0],
-            grace: None,
         };
         inner.containers.insert(id.clone(), container);
         after(late, id)
@@ -406,10 +414,9 @@ impl Runtime for Fake {
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), Error> {
-        let late = self.enter("stop", id)?;
+        let late = self.enter("stop", &format!("{id} within {} s", grace.as_secs()))?;
         let mut inner = self.lock();
         if let Some(container) = inner.containers.get_mut(id) {
-            container.grace = Some(grace);
             container.end(143);
         }
         after(late, ())
@@ -470,13 +477,5 @@ impl Runtime for Fake {
             kind: ErrorKind::Refused,
             message,
         })
-    }
-}
-
-/// An image's name as the runtime is given it.
-pub fn image_spec(name: &str) -> ImageSpec {
-    ImageSpec {
-        image: name.to_owned(),
-        ..ImageSpec::default()
     }
 }

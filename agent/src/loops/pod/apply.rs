@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container as PodContainer, Pod};
 use keelson_core::pod::{
     Kill, Observed, Pull, Sandbox, State, Step, backoff,
@@ -341,7 +341,7 @@ impl Worker {
             Ended::Lost => format!("Container {name} has lost its sandbox, it is ended"),
         };
         self.normal(Some(&name), "Killing", &message);
-        let now = Timestamp::now();
+        let now = (self.shared.doors.clock)();
         let by = now
             .checked_add(SignedDuration::from_secs(grace.max(0)))
             .unwrap_or(now);
@@ -429,7 +429,7 @@ impl Worker {
             .insert(name.to_owned(), StartError { reason, trouble });
         let runtime = self.shared.doors.runtime.clone();
         let id = id.to_owned();
-        let now = Timestamp::now();
+        let now = (self.shared.doors.clock)();
         self.memory.killing.insert(id.clone(), now);
         self.beside.spawn(async move {
             let result = runtime.stop(&id, Duration::from_secs(2)).await;

@@ -135,7 +135,7 @@ impl Dispatcher {
             let now = *revisions.borrow_and_update();
             self.sync(now).await;
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+                () = stopped(&mut shutdown) => return Ok(()),
                 changed = revisions.changed() => changed?,
                 Some(event) = events.recv() => self.happened(event, &resume).await,
                 Some(report) = reports.recv() => self.image(report),
@@ -322,6 +322,11 @@ impl Dispatcher {
             }
         }
     }
+}
+
+/// Shutdown was asked for, or nobody is left who could ask. What is waited for must not be held beyond.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 /// Pods by UID, from a snapshot.

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use jiff::Timestamp;
+
 use super::probing::{Network, Prober};
 use crate::{
     config::Config,
@@ -26,6 +28,8 @@ pub struct Doors {
     pub prober: Arc<dyn Prober>,
     /// What survives a restart.
     pub store: Arc<dyn Store>,
+    /// The time of day.
+    pub clock: fn() -> Timestamp,
     /// containerd's socket, for what CRI cannot do.
     pub socket: PathBuf,
 }
@@ -39,6 +43,7 @@ impl Doors {
             cgroups: Cgroups::detect(&config.cgroup, &config.cgroup_parent)?,
             prober: Arc::new(Network),
             store: Arc::new(FileStore::new(&config.state)),
+            clock: Timestamp::now,
             socket: config.containerd.clone(),
         })
     }

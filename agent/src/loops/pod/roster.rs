@@ -15,6 +15,8 @@ pub struct Poke(watch::Sender<Pokes>);
 #[derive(Debug)]
 pub struct Poked {
     receiver: watch::Receiver<Pokes>,
+    /// Waiting consumed a poke that was not taken yet.
+    woken: bool,
     sender: watch::Sender<Pokes>,
 }
 
@@ -28,7 +30,14 @@ struct Pokes {
 /// A new pair.
 pub fn poke() -> (Poke, Poked) {
     let (sender, receiver) = watch::channel(Pokes::default());
-    (Poke(sender.clone()), Poked { receiver, sender })
+    (
+        Poke(sender.clone()),
+        Poked {
+            receiver,
+            woken: false,
+            sender,
+        },
+    )
 }
 
 impl Poke {
@@ -48,11 +57,12 @@ impl Poked {
     pub async fn wait(&mut self) {
         // The sender lives in here as well: this cannot fail.
         let _ = self.receiver.changed().await;
+        self.woken = true;
     }
 
     /// Take what there was: whether there was a poke, and whose process ended.
     pub fn take(&mut self) -> (bool, Vec<String>) {
-        let poked = self.receiver.has_changed().unwrap_or(false);
+        let poked = std::mem::take(&mut self.woken) | self.receiver.has_changed().unwrap_or(false);
         self.receiver.mark_unchanged();
         let mut ended = Vec::new();
         self.sender.send_if_modified(|pokes| {
@@ -102,9 +112,10 @@ mod tests {
         poke.poke();
         assert!(roster.ended("c1") && roster.ended("c1"));
         poked.wait().await;
-        poke.poke();
         assert_eq!(poked.take(), (true, vec!["c1".to_owned(), "c1".to_owned()]));
         assert_eq!(poked.take(), (false, vec![]));
+        poke.poke();
+        assert_eq!(poked.take(), (true, vec![]));
         roster.remove("c1");
         assert!(!roster.ended("c1"));
     }

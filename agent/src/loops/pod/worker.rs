@@ -182,7 +182,7 @@ impl Worker {
         self.images(&pod).await;
         self.acknowledge(&pod, objects.revisions.pods);
         let observed = self.observed();
-        let now = Timestamp::now();
+        let now = (self.shared.doors.clock)();
         let plan = core::plan(&pod, &observed, &self.backoffs, now);
         self.report(&pod, &observed, now);
         self.probe(&pod, &observed);
@@ -202,6 +202,10 @@ impl Worker {
     async fn look(&mut self) -> Result<(), crate::doors::cri::Error> {
         self.seen = self.known.observe(&self.shared, &self.uid).await?;
         self.stale = false;
+        if self.seen.sandboxes.iter().any(|sandbox| sandbox.ready) {
+            // It was made although the call failed.
+            self.memory.sandbox_error = None;
+        }
         for id in self.ids() {
             self.shared.roster.add(&id, &self.poke);
         }
@@ -386,7 +390,7 @@ impl Worker {
             .as_ref()
             .map(|spec| spec.containers.as_slice())
             .unwrap_or_default();
-        let now = Timestamp::now();
+        let now = (self.shared.doors.clock)();
         let subjects: Vec<Subject> = containers
             .iter()
             .filter(|container| {
@@ -494,7 +498,7 @@ impl Worker {
             .saturating_mul(2u32.saturating_pow((*count).min(16)))
             .min(longest);
         *count += 1;
-        let now = Timestamp::now();
+        let now = (self.shared.doors.clock)();
         SignedDuration::try_from(wait)
             .ok()
             .and_then(|wait| now.checked_add(wait).ok())
