@@ -21,6 +21,8 @@ pub mod kind {
     pub const SERVICES: &str = "services";
     /// Pods that a Deployment made, by pod UID.
     pub const PODS: &str = "pods";
+    /// Generations of a Deployment, by its UID.
+    pub const DEPLOYMENTS: &str = "deployments";
     /// What a pod's worker must know after a restart, by pod UID.
     pub const POD_STATES: &str = "pod-states";
     /// The last good objects of a manifest file, by its path.

@@ -18,6 +18,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use keelson_core::manifest::{
     decode::decode,
     merge::{self, Merged, Reading, Readings},
@@ -30,12 +31,14 @@ use uuid::Uuid;
 
 use self::saved::Saved;
 use crate::{
+    config::Config,
     context::Context,
     doors::{
         manifests::{self as door, Change, DiskFolder, Folder, Watch},
         store::{FileStore, Store},
     },
     events,
+    loops::workload,
     world::Revisions,
     yaml,
 };
@@ -81,17 +84,16 @@ struct ManifestsLoop {
     merged: Merged,
     running: RunningSet,
     saved: Saved,
+    store: Arc<dyn Store>,
+    /// Pods of Deployments from before the start, until they are in the world.
+    restored: Vec<Pod>,
     /// Whether the store lags behind what runs.
     unsaved: bool,
 }
 
 impl ManifestsLoop {
     fn new(ctx: Context, folder: Arc<dyn Folder>, store: Arc<dyn Store>) -> Self {
-        let rules = Rules {
-            node_name: ctx.config.node_name.clone(),
-            service_cidr: ctx.config.service_cidr,
-            node_port_range: ctx.config.node_port_range,
-        };
+        let rules = rules(&ctx.config);
         Self {
             ctx,
             folder,
@@ -105,7 +107,9 @@ impl ManifestsLoop {
             trouble: None,
             merged: Merged::default(),
             running: RunningSet::new(),
-            saved: Saved::new(store),
+            saved: Saved::new(Arc::clone(&store)),
+            store,
+            restored: Vec::new(),
             unsaved: true,
         }
     }
@@ -115,6 +119,11 @@ impl ManifestsLoop {
         for message in damaged {
             self.event("store", events::WARNING, "StateLost", &message);
         }
+        let (pods, damaged) = workload::restore(&*self.store);
+        for message in damaged {
+            self.event("store", events::WARNING, "StateLost", &message);
+        }
+        self.restored = pods;
         self.running = apply::running_of(&accepted);
         self.merged.accepted = accepted;
         if let Err(error) = self.folder.create() {
@@ -207,6 +216,8 @@ impl ManifestsLoop {
             gone = self.plan(now);
         }
         let renewed = self.ctx.world.update(|objects| {
+            // Before anybody takes the pods to be all there are.
+            apply::put_back(objects, std::mem::take(&mut self.restored));
             objects.revisions.listed = 1;
             apply::apply(objects, &mut self.running, &gone, now)
         });
@@ -282,32 +293,13 @@ impl ManifestsLoop {
                     changed |= self.readings.remove(&path).is_some();
                     continue;
                 }
-                Ok(Some(text)) => self.decode(&path, &text),
+                Ok(Some(text)) => read_text(&path, &text, &self.rules),
                 Err(error) => Err(vec![error.to_string()]),
             };
             changed |= self.readings.get(&path) != Some(&reading);
             self.readings.insert(path, reading);
         }
         changed
-    }
-
-    fn decode(&self, path: &Path, text: &str) -> Reading {
-        let format = door::format(path).unwrap_or(yaml::Format::Yaml);
-        let (mut objects, mut problems) = (Vec::new(), Vec::new());
-        for document in yaml::documents(text, format) {
-            match document {
-                Ok(document) => match decode(&document, &self.rules) {
-                    Ok(found) => objects.extend(found),
-                    Err(found) => problems.extend(found.iter().map(ToString::to_string)),
-                },
-                Err(error) => problems.push(error.to_string()),
-            }
-        }
-        if problems.is_empty() {
-            Ok(objects)
-        } else {
-            Err(problems)
-        }
     }
 
     /// What shall run from now on; what ran and shall not any more is returned.
@@ -319,6 +311,35 @@ impl ManifestsLoop {
         let mut gone = std::mem::replace(&mut self.running, next);
         gone.retain(|id, _| !self.running.contains_key(id));
         gone
+    }
+}
+
+/// What a file of this name and text holds, or all that is wrong with it.
+pub(crate) fn read_text(path: &Path, text: &str, rules: &Rules) -> Reading {
+    let format = door::format(path).unwrap_or(yaml::Format::Yaml);
+    let (mut objects, mut problems) = (Vec::new(), Vec::new());
+    for document in yaml::documents(text, format) {
+        match document {
+            Ok(document) => match decode(&document, rules) {
+                Ok(found) => objects.extend(found),
+                Err(found) => problems.extend(found.iter().map(ToString::to_string)),
+            },
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    if problems.is_empty() {
+        Ok(objects)
+    } else {
+        Err(problems)
+    }
+}
+
+/// What this node's configuration asks of objects.
+pub(crate) fn rules(config: &Config) -> Rules {
+    Rules {
+        node_name: config.node_name.clone(),
+        service_cidr: config.service_cidr,
+        node_port_range: config.node_port_range,
     }
 }
 

@@ -132,7 +132,7 @@ fn object(kind: Kind, value: &Value, rules: &Rules) -> Result<Object, Vec<Fault>
 
 /// What an API server would set itself and ignores in what it is given: objects are often written by
 /// `get -o yaml`, and must mean the same when they are read again.
-fn without_served_fields(value: &Value) -> Value {
+pub fn without_served_fields(value: &Value) -> Value {
     let mut value = value.clone();
     if let Some(map) = value.as_object_mut() {
         map.remove("status");

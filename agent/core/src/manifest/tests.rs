@@ -502,6 +502,13 @@ fn objects_that_break_a_rule_are_refused_by_field() {
             "{path} expected in {found:?} of {value}"
         );
     }
+    let hosts = json!([{"name": "c", "image": "x", "ports": [{"containerPort": 80, "hostPort": 80}]}]);
+    let path = "spec.template.spec.containers[0].ports[0].hostPort";
+    let found = faults(with(deployment(), "/spec/template/spec/containers", hosts));
+    assert!(
+        found.iter().any(|(at, _)| at == path),
+        "what pods cannot do, templates cannot ask for: {found:?}"
+    );
     good(with(service(), "/spec/clusterIP", json!("None")));
     good(with(service(), "/spec/clusterIP", json!("10.96.255.254")));
     good(

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentStrategy},
-        core::v1::{ConfigMap, Pod, Secret},
+        core::v1::{ConfigMap, Pod, PodSpec, Secret},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::{
@@ -162,11 +162,15 @@ fn pod(pod: &Pod, rules: &Rules, faults: &mut Faults) {
             format!("{node:?} is another node; this one is {:?}", rules.node_name),
         );
     }
-    pod_spec(pod, "", faults);
+    pod_spec(spec, "spec", faults);
 }
 
-/// The rules of the pod room, for a Pod or for the pod that a template describes.
-fn pod_spec(_pod: &Pod, _path: &str, _faults: &mut Faults) {}
+/// The rules of the pod room, for a Pod or for a template.
+fn pod_spec(spec: &PodSpec, path: &str, faults: &mut Faults) {
+    for error in crate::pod::validate::validate_spec(spec, path) {
+        faults.add(error.path, error.message);
+    }
+}
 
 fn config_map(map: &ConfigMap, faults: &mut Faults) {
     let text = map
@@ -296,14 +300,7 @@ fn deployment(deployment: &Deployment, faults: &mut Faults) {
             "pods of a Deployment do not end",
         );
     }
-    // The pod's name is the Deployment's with a tail; here only the template is at stake.
-    let name = Some("template".to_owned());
-    let pod = Pod {
-        metadata: ObjectMeta { name, ..metadata },
-        spec: Some(template.clone()),
-        status: None,
-    };
-    pod_spec(&pod, "spec.template", faults);
+    pod_spec(template, "spec.template.spec", faults);
 }
 
 fn selects_its_pods(selector: &LabelSelector, template: &ObjectMeta, faults: &mut Faults) {

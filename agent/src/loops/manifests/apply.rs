@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::{Metadata, api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    Metadata,
+    api::{apps::v1::Deployment, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use keelson_core::{
     manifest::{
         merge::Accepted,
@@ -45,6 +49,15 @@ pub(super) fn with_uids(accepted: &Accepted, running: &RunningSet) -> Accepted {
         .iter()
         .map(|(path, objects)| (path.clone(), file(objects)))
         .collect()
+}
+
+/// Put pods of Deployments back into the world, as they were before the agent was started.
+pub(super) fn put_back(objects: &mut Objects, pods: Vec<Pod>) {
+    for pod in pods {
+        if !objects.pods.contains_key(&Key::of(&pod.metadata)) {
+            objects.put_pod(pod);
+        }
+    }
 }
 
 /// Bring the world to what shall run; doing it twice changes nothing. `gone` ran and shall not any more.

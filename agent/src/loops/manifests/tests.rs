@@ -368,6 +368,24 @@ async fn uids_and_last_good_states_survive_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pods_of_deployments_are_back_before_listed_is_told() {
+    let mut bench = Bench::new();
+    let record = serde_json::json!({"metadata": {"name": "web-1", "namespace": "default", "uid": "u1",
+        "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "d1", "controller": true}]},
+        "spec": {"containers": []}});
+    bench.store.put(kind::PODS, "u1", &record).expect("put");
+    bench.start();
+    let objects = bench
+        .until("listed", |objects| objects.revisions.listed == 1)
+        .await;
+    assert_eq!(uid(&objects, "web-1").as_deref(), Some("u1"));
+    remove_pod(&bench.world, "web-1");
+    bench.settled().await;
+    assert!(bench.world.snapshot().pods.is_empty(), "once only");
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_somebody_ended_comes_again_as_another_one() {
     let mut bench = Bench::new();
     bench.folder.place("a.yaml", POD);
