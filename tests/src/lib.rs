@@ -1,1 +1,18 @@
-//! Being built.
+//! The test node, and what the end-to-end tests say with it.
+//!
+//! | room | job |
+//! |---|---|
+//! | `node` | a node of its own: namespaces, containerd, agent, a client beside it; nothing of it stays |
+//! | `namespace` | network namespaces: made, entered by a thread, wired |
+//! | `cgroup` | one path in every hierarchy; whoever is in it is ended with it |
+//! | `wait` | conditions instead of sleeps |
+//! | `http`, `load` | a client that asks once, and one that never stops asking |
+//! | `binaries` | the programs under test |
+
+pub mod binaries;
+pub mod cgroup;
+pub mod http;
+pub mod load;
+pub mod namespace;
+pub mod node;
+pub mod wait;
