@@ -8,7 +8,7 @@ use keelson_abi::{
 use crate::deliver::{self, Fallback, can_redirect};
 use crate::flow;
 use crate::maps;
-use crate::packet::{Hook, KIND_ERROR, Skb, TC_INDEX_DONE, Verdict, Work};
+use crate::packet::{Hook, KIND_ERROR, Skb, Verdict, Work};
 use crate::report::drop;
 
 /// The entry behind a stub, its key left in `work.entry_key`. A stub that lost its entry is removed.
@@ -76,7 +76,7 @@ fn client_pod(work: &mut Work, entry: &Flow) -> Option<&'static Endpoint> {
 fn to_leaver(skb: Skb, work: &mut Work, entry: &Flow) -> Verdict {
     if entry.client_epoch == 0 {
         // A process of the host: only its port was translated, so the stack expects the answer where it came.
-        return deliver::pass(skb, work, TC_INDEX_DONE);
+        return deliver::pass(skb, work, false);
     }
     let Some(pod) = client_pod(work, entry) else {
         return drop(skb, work, DropReason::NoConnection);
@@ -86,7 +86,7 @@ fn to_leaver(skb: Skb, work: &mut Work, entry: &Flow) -> Verdict {
     }
     // The pod asked a Service whose endpoint is outside: what is restored now is the answer of that flow.
     if work.kind == KIND_ERROR || !can_redirect(skb, work, pod.ifindex) {
-        return deliver::pass(skb, work, 0);
+        return deliver::pass(skb, work, false);
     }
     work.reverse = work.to;
     if let Some(stub) = flow::find(&work.reverse)

@@ -4,10 +4,11 @@
 use aya_ebpf::bindings::{BPF_F_INGRESS, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS};
 use aya_ebpf::helpers::{bpf_check_mtu, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use keelson_abi::{
-    DropReason, ENDPOINT_NO_PEER, Endpoint, NodeConfig, TRACE_INJECT, TRACE_NEIGH, TRACE_PASS, TRACE_PEER,
+    DropReason, ENDPOINT_NO_PEER, Endpoint, MARK_DONE, NodeConfig, TRACE_INJECT, TRACE_NEIGH, TRACE_PASS,
+    TRACE_PEER,
 };
 
-use crate::packet::{PASS, Skb, TC_INDEX_DONE, Verdict, Work};
+use crate::packet::{PASS, Skb, Verdict, Work};
 use crate::report::{self, drop, trace};
 use crate::rewrite::{rewrite, set_macs};
 
@@ -21,8 +22,6 @@ pub enum Fallback {
     Plain,
     /// Translated; hooks at the way out leave it alone.
     Translated,
-    /// Translated, but another flow's answer still: the hook at the pod's edge goes on with it.
-    Halfway,
     /// Translated and injected on lo, the only device where a local source may be forwarded.
     ByLo,
 }
@@ -41,14 +40,22 @@ pub fn can_redirect(skb: Skb, work: &Work, ifindex: u32) -> bool {
     work.ttl > 1 && fits(skb, ifindex)
 }
 
-/// Clears what must not reach another namespace.
+/// Sets the mark: a sender's own must not reach another namespace.
 #[inline(always)]
-fn clear(skb: Skb, tc_index: u32) {
-    // SAFETY: the context is valid; both fields are writable for classifiers.
-    unsafe {
-        (*skb).mark = 0;
-        (*skb).tc_index = tc_index;
+fn set_mark(skb: Skb, mark: u32) {
+    // SAFETY: the context is valid; the mark is writable for classifiers.
+    unsafe { (*skb).mark = mark };
+}
+
+/// Whether an earlier hook has decided about the packet that leaves; takes the mark of it away.
+#[inline(always)]
+pub fn is_done(skb: Skb) -> bool {
+    // SAFETY: the context is valid.
+    let done = unsafe { (*skb).mark } == MARK_DONE;
+    if done {
+        set_mark(skb, 0);
     }
+    done
 }
 
 /// To a pod of this node.
@@ -64,12 +71,12 @@ pub fn to_pod(skb: Skb, work: &mut Work, pod: &Endpoint, fallback: Fallback) -> 
         return drop(skb, work, DropReason::Rewrite);
     }
     if pod.flags & ENDPOINT_NO_PEER == 0 {
-        clear(skb, 0);
+        set_mark(skb, 0);
         // SAFETY: no preconditions; a device that is gone drops the packet.
         return unsafe { bpf_redirect_peer(pod.ifindex, 0) } as Verdict;
     }
     // The packet will pass the hook at the pod's edge.
-    clear(skb, TC_INDEX_DONE);
+    set_mark(skb, MARK_DONE);
     if !set_macs(skb, pod.pod_mac, pod.host_mac) {
         return drop(skb, work, DropReason::Rewrite);
     }
@@ -89,7 +96,7 @@ pub fn out(skb: Skb, work: &mut Work, ifindex: u32, fallback: Fallback, done: bo
     if !rewrite(skb, work, 1) {
         return drop(skb, work, DropReason::Rewrite);
     }
-    clear(skb, if done { TC_INDEX_DONE } else { 0 });
+    set_mark(skb, if done { MARK_DONE } else { 0 });
     // SAFETY: no preconditions; no neighbour given, so the kernel resolves the route on that device.
     unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as Verdict }
 }
@@ -104,7 +111,7 @@ pub fn inject(skb: Skb, work: &mut Work, node: &NodeConfig, by_lo: bool) -> Verd
     if !rewrite(skb, work, 0) {
         return drop(skb, work, DropReason::Rewrite);
     }
-    clear(skb, 0);
+    set_mark(skb, 0);
     let (destination, source) = if by_lo {
         ([0; 6], [0; 6])
     } else {
@@ -117,17 +124,18 @@ pub fn inject(skb: Skb, work: &mut Work, node: &NodeConfig, by_lo: bool) -> Verd
     unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as Verdict }
 }
 
-/// Translated, and on its way through the stack.
+/// Translated, and on its way through the stack. `done`: the hook at the way out leaves it alone.
 #[inline(never)]
-pub fn pass(skb: Skb, work: &mut Work, tc_index: u32) -> Verdict {
+pub fn pass(skb: Skb, work: &mut Work, done: bool) -> Verdict {
     if work.dry != 0 {
         return trace(work, TRACE_PASS, 0, 0, PASS);
     }
     if !rewrite(skb, work, 0) {
         return drop(skb, work, DropReason::Rewrite);
     }
-    // SAFETY: the context is valid; the field is writable for classifiers.
-    unsafe { (*skb).tc_index = tc_index };
+    if done {
+        set_mark(skb, MARK_DONE);
+    }
     PASS
 }
 
@@ -146,8 +154,7 @@ pub fn pass_plain(work: &mut Work) -> Verdict {
 fn hand_over(skb: Skb, work: &mut Work, fallback: Fallback) -> Verdict {
     match fallback {
         Fallback::Plain => pass_plain(work),
-        Fallback::Translated => pass(skb, work, TC_INDEX_DONE),
-        Fallback::Halfway => pass(skb, work, 0),
+        Fallback::Translated => pass(skb, work, true),
         Fallback::ByLo => by_lo(skb, work),
     }
 }
@@ -163,7 +170,7 @@ fn by_lo(skb: Skb, work: &mut Work) -> Verdict {
     if !rewrite(skb, work, 0) {
         return drop(skb, work, DropReason::Rewrite);
     }
-    clear(skb, TC_INDEX_DONE);
+    set_mark(skb, MARK_DONE);
     if !set_macs(skb, [0; 6], [0; 6]) {
         return report::drop(skb, work, DropReason::Rewrite);
     }

@@ -22,10 +22,8 @@ const LO: u32 = 1;
 pub enum Way {
     /// Nothing.
     Clear,
-    /// It has a flow now, with another source port.
+    /// A flow of a Service: it needs one of its own, with another source port.
     Remapped,
-    /// It needs a flow, and there is none to be had.
-    Blocked,
 }
 
 /// The device whose arrival a route lookup takes as given.

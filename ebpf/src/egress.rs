@@ -7,7 +7,7 @@ use crate::deliver;
 use crate::direct::{self, Way};
 use crate::flow::{self, Ports};
 use crate::ingress::failed;
-use crate::packet::{Hook, KIND_ERROR, KIND_OTHER, PASS, Skb, TC_INDEX_DONE, Verdict, Work};
+use crate::packet::{Hook, KIND_ERROR, KIND_OTHER, PASS, Skb, Verdict, Work};
 use crate::{answer, icmp, ring};
 
 /// Carries one packet that leaves for a pod or for outside, and is not a pod's own to translate.
@@ -38,7 +38,7 @@ pub fn carry(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook) -> Verdic
         if !(work.is_syn() && ring::is_closed(found.flags)) {
             flow::touch(work, found, true);
             work.to = found.other;
-            return deliver::pass(skb, work, TC_INDEX_DONE);
+            return deliver::pass(skb, work, false);
         }
         flow::replace(work, found);
     }
@@ -54,7 +54,7 @@ pub fn restore(skb: Skb, work: &mut Work, hook: Hook, stub: &Flow) -> Option<Ver
     }
     flow::touch(work, entry, false);
     work.to = work.entry_key.reverse();
-    Some(deliver::pass(skb, work, TC_INDEX_DONE))
+    Some(deliver::pass(skb, work, false))
 }
 
 /// An ICMP error that leaves for outside.
@@ -72,5 +72,5 @@ fn host(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook) -> Verdict {
     if !flow::create(work, node, Ports::Range) {
         return failed(skb, work);
     }
-    deliver::pass(skb, work, TC_INDEX_DONE)
+    deliver::pass(skb, work, false)
 }

@@ -58,7 +58,7 @@ pub fn leave(skb: Skb, work: &mut Work, hook: Hook) -> Option<Verdict> {
     } else {
         return None;
     }
-    Some(deliver::pass(skb, work, 0))
+    Some(deliver::pass(skb, work, false))
 }
 
 /// The error goes back to the client of the entry under `work.entry_key`.

@@ -8,7 +8,7 @@ use keelson_abi::{
 use crate::deliver::{self, Fallback};
 use crate::flow::{self, Ports};
 use crate::packet::{
-    Hook, KIND_ERROR, KIND_OTHER, Skb, TC_INDEX_DONE, TCP, UDP, Verdict, Work, is_loopback, same, same_addr,
+    Hook, KIND_ERROR, KIND_OTHER, Skb, TCP, UDP, Verdict, Work, is_loopback, same, same_addr,
 };
 use crate::report::{drop, drop_for};
 use crate::service::{self, Asked};
@@ -94,7 +94,7 @@ pub fn serve(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, server: O
         return if hook == Hook::HostIngress {
             deliver::inject(skb, work, node, false)
         } else {
-            deliver::pass(skb, work, TC_INDEX_DONE)
+            deliver::pass(skb, work, false)
         };
     }
     match server {

@@ -7,9 +7,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keelson_abi::{FLOW_CLIENT_HOST, NodeConfig, TRACE_INJECT};
 
-use crate::packet::{
-    DROP, KIND_ERROR, KIND_OTHER, PASS, Parsed, Skb, TC_INDEX_DONE, Verdict, Work, begin, parse,
-};
+use crate::packet::{DROP, KIND_ERROR, KIND_OTHER, PASS, Parsed, Skb, Verdict, Work, begin, parse};
 use crate::report::trace;
 use crate::rewrite::set_macs;
 use crate::{flow, service};
@@ -63,5 +61,3 @@ fn is_known(work: &Work, node: &NodeConfig) -> bool {
     }
     matches!(flow::find(&work.key), Some(found) if flow::is_of(found, FLOW_CLIENT_HOST))
 }
-
-const _: () = assert!(TC_INDEX_DONE <= u16::MAX as u32);

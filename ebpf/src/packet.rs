@@ -49,10 +49,6 @@ pub const KIND_ERROR: u32 = 2;
 /// Addresses only, no ports to look at.
 pub const KIND_OTHER: u32 = 3;
 
-/// Set in `skb->tc_index` of a packet that an earlier hook has translated or chosen the way of: the hooks at the way
-/// out leave it alone. Ingress hooks reset it, so nobody but us can have set it.
-pub const TC_INDEX_DONE: u32 = 0x6b65;
-
 /// The fields of an IPv4 header that the programs touch.
 #[repr(C)]
 pub struct Ipv4 {
@@ -271,10 +267,6 @@ pub fn parse(skb: Skb, work: &mut Work, node: &NodeConfig, inbound: bool) -> Par
     // SAFETY: the context is valid for the whole run.
     let (protocol, pkt_type, vlan, mark) =
         unsafe { ((*skb).protocol, (*skb).pkt_type, (*skb).vlan_present, (*skb).mark) };
-    if inbound {
-        // SAFETY: as above; the field is writable for classifiers.
-        unsafe { (*skb).tc_index = 0 };
-    }
     if protocol != ETH_P_IP_BE || vlan != 0 || (inbound && pkt_type != 0) {
         return Parsed::Foreign;
     }

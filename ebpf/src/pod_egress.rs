@@ -5,8 +5,8 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keelson_abi::NodeConfig;
 
-use crate::egress;
-use crate::packet::{Hook, PASS, Parsed, Skb, TC_INDEX_DONE, Verdict, Work, begin, parse};
+use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, parse};
+use crate::{deliver, egress};
 
 /// Entry.
 #[classifier]
@@ -19,8 +19,7 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
-    // SAFETY: the context is valid.
-    if unsafe { (*skb).tc_index } == TC_INDEX_DONE {
+    if deliver::is_done(skb) {
         return PASS;
     }
     match parse(skb, work, node, false) {

@@ -6,12 +6,11 @@ use aya_ebpf::helpers::{
     bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
     bpf_skb_store_bytes,
 };
-use keelson_abi::{NodeConfig, PREFIX_NODE_ADDRESS, TRACE_REFUSE};
+use keelson_abi::{MARK_DONE, NodeConfig, PREFIX_NODE_ADDRESS, TRACE_REFUSE};
 
 use crate::maps;
 use crate::packet::{
-    ACK, DF_BE, DROP, ETH, Hook, ICMP, KIND_FLOW, RST, Skb, TC_INDEX_DONE, TCP, UDP, Verdict, Work, at,
-    is_loopback,
+    ACK, DF_BE, DROP, ETH, Hook, ICMP, KIND_FLOW, RST, Skb, TCP, UDP, Verdict, Work, at, is_loopback,
 };
 use crate::report::{drop_for, tell, trace};
 use crate::rewrite::set_macs;
@@ -46,10 +45,9 @@ pub fn refuse(skb: Skb, work: &mut Work, _node: &NodeConfig, hook: Hook, reason:
 fn send_back(skb: Skb, work: &Work, hook: Hook) -> Verdict {
     let own = hook == Hook::HostIngress
         && (is_loopback(&work.key.dst) || maps::prefix_kind(&work.key.dst) == PREFIX_NODE_ADDRESS);
-    // SAFETY: the context is valid; both fields are writable for classifiers.
+    // SAFETY: the context is valid; the mark is writable for classifiers.
     let ifindex = unsafe {
-        (*skb).mark = 0;
-        (*skb).tc_index = TC_INDEX_DONE;
+        (*skb).mark = if own { 0 } else { MARK_DONE };
         (*skb).ifindex
     };
     if own {

@@ -9,8 +9,7 @@ use keelson_abi::{
 
 use crate::flow::{self, Ports};
 use crate::packet::{
-    Hook, KIND_ERROR, KIND_FLOW, KIND_OTHER, PASS, Parsed, Skb, TC_INDEX_DONE, TCP, Verdict, Work, begin,
-    parse,
+    Hook, KIND_ERROR, KIND_FLOW, KIND_OTHER, PASS, Parsed, Skb, TCP, Verdict, Work, begin, parse,
 };
 use crate::report::{drop, drop_for};
 use crate::{deliver, egress, fib, ingress, maps, ring};
@@ -26,6 +25,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
+    let done = deliver::is_done(skb);
     let parsed = parse(skb, work, node, false);
     if matches!(parsed, Parsed::Foreign) {
         return PASS;
@@ -39,8 +39,6 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
         }
         return leave(skb, work, node, pod);
     }
-    // SAFETY: the context is valid.
-    let done = unsafe { (*skb).tc_index } == TC_INDEX_DONE;
     if done || !matches!(parsed, Parsed::Yes) {
         return PASS;
     }
@@ -78,7 +76,7 @@ fn leave(skb: Skb, work: &mut Work, node: &NodeConfig, pod: &Endpoint) -> Verdic
         } else if is_usable(skb, work, found, pod) {
             flow::touch(work, found, true);
             work.to = found.other;
-            return deliver::pass(skb, work, TC_INDEX_DONE);
+            return deliver::pass(skb, work, false);
         } else {
             flow::replace(work, found);
         }
@@ -124,5 +122,5 @@ fn begin_flow(skb: Skb, work: &mut Work, node: &NodeConfig, pod: &Endpoint) -> V
     if !flow::create(work, node, Ports::Range) {
         return drop_for(skb, work, work.reason);
     }
-    deliver::pass(skb, work, TC_INDEX_DONE)
+    deliver::pass(skb, work, false)
 }

@@ -54,3 +54,8 @@ pub const GATEWAY_V4: [u8; 4] = [169, 254, 1, 1];
 pub const HOST_LOOP_V4: [u8; 4] = [169, 254, 1, 2];
 /// First and last port for translated sources.
 pub const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
+
+/// `skb->mark` of a packet that the programs hand to the stack translated, or redirect to an uplink translated: the hooks
+/// at the way out leave it alone and clear the mark. (Of all that a packet carries only the mark survives fragmenting.)
+/// Dry-run marks are never this value.
+pub const MARK_DONE: u32 = 0x6b65_0000;

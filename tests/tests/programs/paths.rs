@@ -1,0 +1,254 @@
+//! Real sockets over every path.
+
+use std::{io, net::Ipv4Addr};
+
+use crate::{
+    talk::{ask_tcp, ask_udp, serve_tcp, serve_udp},
+    topology::{CLIENT, NODE, OTHER, P1, P2, P3, Q1, TCP, To, Topology, UDP, VIP},
+};
+
+/// Asks by TCP and by UDP, with little and with much; all four must show the server the same client.
+fn ask_all(room: &crate::room::Room, to: (Ipv4Addr, u16), seen: Ipv4Addr) {
+    for (what, result) in [
+        ("TCP", ask_tcp(room, to, 100)),
+        ("TCP, much", ask_tcp(room, to, 2_000_000)),
+        ("UDP", ask_udp(room, to, 100)),
+        ("UDP, fragments", ask_udp(room, to, 5000)),
+    ] {
+        match result {
+            Ok(peer) => assert_eq!(*peer.ip(), seen, "{what} to {to:?}: client as the server saw it"),
+            Err(error) => panic!("{what} to {to:?}: {error}"),
+        }
+    }
+}
+
+/// Servers on port 8080 in every pod that can be asked.
+fn serve_all(topology: &Topology) {
+    for room in [
+        &topology.p1,
+        &topology.p2,
+        &topology.p3,
+        &topology.q1,
+        &topology.node,
+        &topology.client,
+    ] {
+        serve_tcp(room, 8080);
+        serve_udp(room, 8080);
+    }
+}
+
+fn both(address: Ipv4Addr, port: u16) -> [(Ipv4Addr, u16, u8); 2] {
+    [(address, port, TCP), (address, port, UDP)]
+}
+
+#[test]
+fn pods_of_a_node_reach_each_other_directly() {
+    let t = Topology::new();
+    serve_all(&t);
+    ask_all(&t.p1, (P2, 8080), P1);
+    ask_all(&t.p2, (P1, 8080), P2);
+    ask_all(&t.p1, (P3, 8080), P1);
+    t.p1.must("ping -c 1 -W 2 10.244.1.12");
+    t.p1.must("ping -c 1 -W 2 -s 4000 10.244.1.12");
+}
+
+#[test]
+fn a_pod_reaches_a_service_and_itself_through_it() {
+    let t = Topology::new();
+    serve_all(&t);
+    t.service(&both(VIP, 80), &[To::Pod(P2, 8080)]);
+    ask_all(&t.p1, (VIP, 80), P1);
+    // Through a smaller link: what does not fit is fragmented or answered, and the answer comes translated.
+    ask_all(&t.p3, (VIP, 80), P3);
+    // To itself: it sees the gateway.
+    ask_all(&t.p2, (VIP, 80), Ipv4Addr::new(169, 254, 1, 1));
+}
+
+#[test]
+fn a_pod_reaches_a_service_behind_a_smaller_link() {
+    let t = Topology::new();
+    serve_all(&t);
+    t.service(&both(VIP, 80), &[To::Pod(P3, 8080)]);
+    ask_all(&t.p1, (VIP, 80), P1);
+    t.service(&both(VIP, 81), &[To::Pod(Q1, 8080)]);
+    ask_all(&t.p1, (VIP, 81), P1);
+}
+
+#[test]
+fn a_process_of_the_host_reaches_a_service() {
+    let t = Topology::new();
+    serve_all(&t);
+    t.service(&both(VIP, 80), &[To::Pod(P2, 8080)]);
+    ask_all(&t.node, (VIP, 80), NODE);
+    t.service(&both(VIP, 81), &[To::Pod(Q1, 8080)]);
+    ask_all(&t.node, (VIP, 81), NODE);
+    t.service(&both(VIP, 82), &[To::Node(8080)]);
+    ask_all(&t.node, (VIP, 82), Ipv4Addr::new(169, 254, 1, 2));
+    t.service(&both(VIP, 83), &[To::Pod(P3, 8080)]);
+    ask_all(&t.node, (VIP, 83), NODE);
+}
+
+#[test]
+fn a_process_of_the_host_reaches_its_own_nodeports() {
+    let t = Topology::new();
+    serve_all(&t);
+    for (port, to, seen) in [
+        (30080, To::Pod(P2, 8080), NODE),
+        (30081, To::Pod(Q1, 8080), NODE),
+        (30082, To::Node(8080), Ipv4Addr::new(169, 254, 1, 2)),
+        (30083, To::Pod(P3, 8080), NODE),
+    ] {
+        t.service(&both(NODE, port), &[to]);
+        ask_all(&t.node, (Ipv4Addr::LOCALHOST, port), seen);
+        ask_all(&t.node, (NODE, port), seen);
+    }
+}
+
+#[test]
+fn a_client_outside_reaches_a_nodeport() {
+    let t = Topology::new();
+    serve_all(&t);
+    for (port, to, seen) in [
+        (30080, To::Pod(P2, 8080), CLIENT),
+        (30081, To::Pod(Q1, 8080), NODE),
+        (30082, To::Node(8080), CLIENT),
+        (30083, To::Pod(P3, 8080), CLIENT),
+    ] {
+        t.service(&both(NODE, port), &[to]);
+        ask_all(&t.client, (NODE, port), seen);
+    }
+}
+
+#[test]
+fn a_pod_reaches_a_nodeport_and_host_network_endpoints() {
+    let t = Topology::new();
+    serve_all(&t);
+    t.service(&both(NODE, 30080), &[To::Pod(P2, 8080)]);
+    ask_all(&t.p1, (NODE, 30080), P1);
+    ask_all(&t.p2, (NODE, 30080), Ipv4Addr::new(169, 254, 1, 1));
+    t.service(&both(NODE, 30082), &[To::Node(8080)]);
+    ask_all(&t.p1, (NODE, 30082), P1);
+    t.service(&both(VIP, 80), &[To::Node(8080)]);
+    ask_all(&t.p1, (VIP, 80), P1);
+    ask_all(&t.p3, (VIP, 80), P3);
+    // The node itself, without a Service.
+    ask_all(&t.p1, (NODE, 8080), P1);
+}
+
+#[test]
+fn a_pod_reaches_outside_under_the_nodes_address() {
+    let t = Topology::new();
+    serve_all(&t);
+    ask_all(&t.p1, (CLIENT, 8080), NODE);
+    ask_all(&t.p3, (CLIENT, 8080), NODE);
+    t.p1.must("ping -c 2 -i 0.2 -W 2 192.168.50.9");
+    t.p1.must("ping -c 1 -W 2 -s 4000 192.168.50.9");
+    // Pods of another node see the pod's own address.
+    ask_all(&t.p1, (Q1, 8080), P1);
+    ask_all(&t.q1, (P1, 8080), Q1);
+    t.p1.must("ping -c 1 -W 2 10.244.2.11");
+    // The other node itself is outside.
+    serve_tcp(&t.other, 8080);
+    assert_eq!(
+        ask_tcp(&t.p1, (OTHER, 8080), 100)
+            .map(|peer| *peer.ip())
+            .expect("answer"),
+        NODE
+    );
+}
+
+#[test]
+fn a_service_may_have_an_endpoint_outside_the_cluster() {
+    let t = Topology::new();
+    serve_all(&t);
+    t.service(
+        &[both(VIP, 80), both(NODE, 30080)].concat(),
+        &[To::Pod(CLIENT, 8080)],
+    );
+    ask_all(&t.p1, (VIP, 80), NODE);
+    ask_all(&t.p3, (VIP, 80), NODE);
+    ask_all(&t.node, (VIP, 80), NODE);
+    serve_tcp(&t.other, 8080);
+    assert_eq!(
+        ask_tcp(&t.other, (NODE, 30080), 100)
+            .map(|peer| *peer.ip())
+            .expect("answer"),
+        NODE
+    );
+}
+
+#[test]
+fn hosts_and_pods_reach_each_other_without_a_service() {
+    let t = Topology::new();
+    serve_all(&t);
+    ask_all(&t.node, (P1, 8080), NODE);
+    ask_all(&t.node, (P3, 8080), NODE);
+    ask_all(&t.node, (CLIENT, 8080), NODE);
+    ask_all(&t.client, (NODE, 8080), CLIENT);
+    t.node.must("ping -c 1 -W 2 10.244.1.11");
+    t.client.must("ping -c 1 -W 2 192.168.50.1");
+    // Outside with a route to pods: they see each other's own addresses.
+    t.client.ip("route add 10.244.1.0/24 via 192.168.50.1");
+    ask_all(&t.client, (P1, 8080), CLIENT);
+    t.client.must("ping -c 1 -W 2 10.244.1.11");
+}
+
+#[test]
+fn what_no_service_has_is_refused_at_once() {
+    let t = Topology::new();
+    t.service(&both(VIP, 80), &[]);
+    t.service(&both(NODE, 30080), &[]);
+    let refused = |result: io::Result<_>, what: &str| {
+        let kind = result.map(|_: std::net::SocketAddrV4| ()).expect_err(what).kind();
+        assert_eq!(kind, io::ErrorKind::ConnectionRefused, "{what}");
+    };
+    for (name, room) in [("pod", &t.p1), ("host", &t.node), ("outside", &t.client)] {
+        let asked: &[(Ipv4Addr, u16)] = match name {
+            "outside" => &[(NODE, 30080)],
+            // Without an endpoint, a port the Service lacks, a NodePort.
+            "pod" => &[(VIP, 80), (VIP, 81), (NODE, 30080)],
+            _ => &[(VIP, 80), (VIP, 81), (NODE, 30080), (Ipv4Addr::LOCALHOST, 30080)],
+        };
+        for to in asked {
+            refused(ask_tcp(room, *to, 1), &format!("TCP, {name} to {to:?}"));
+            refused(ask_udp(room, *to, 1), &format!("UDP, {name} to {to:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_refusal_of_the_endpoint_reaches_every_client() {
+    let t = Topology::new();
+    // Nobody listens: the pods' own stacks answer by ICMP, translated on its way.
+    for (port, to) in [
+        (80, To::Pod(P2, 9)),
+        (81, To::Pod(Q1, 9)),
+        (82, To::Node(9)),
+        (83, To::Pod(CLIENT, 9)),
+    ] {
+        t.service(&[both(VIP, port), both(NODE, 30000 + port)].concat(), &[to]);
+        for (name, room) in [("pod", &t.p1), ("host", &t.node)] {
+            let kind = ask_udp(room, (VIP, port), 1).map(|_| ()).expect_err(name).kind();
+            assert_eq!(kind, io::ErrorKind::ConnectionRefused, "{name} to {port}");
+        }
+        if port == 83 {
+            continue;
+        }
+        for (name, room, address) in [
+            ("outside", &t.client, NODE),
+            ("host by nodePort", &t.node, NODE),
+            ("host by 127.0.0.1", &t.node, Ipv4Addr::LOCALHOST),
+        ] {
+            let kind = ask_udp(room, (address, 30000 + port), 1)
+                .map(|_| ())
+                .expect_err(name)
+                .kind();
+            assert_eq!(kind, io::ErrorKind::ConnectionRefused, "{name} to {port}");
+        }
+    }
+    let kind = ask_udp(&t.p1, (CLIENT, 9), 1)
+        .map(|_| ())
+        .expect_err("direct")
+        .kind();
+    assert_eq!(kind, io::ErrorKind::ConnectionRefused, "pod to outside");
+}

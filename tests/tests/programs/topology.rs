@@ -1,0 +1,315 @@
+//! A node with three pods, a client outside, and a second node with a pod behind a smaller MTU.
+//!
+//! ```text
+//! p1 10.244.1.11 ─ vp1 ┐                                     ┌ client 192.168.50.9 (no route to pods)
+//! p2 10.244.1.12 ─ vp2 ┤ node ─ up0 192.168.50.1 ── switch ──┤
+//! p3 10.244.1.13 ─ vp3 ┘ (MTU 1300 on p3)                    └ other 192.168.50.2 ─ MTU 1300 ─ q1 10.244.2.11
+//! ```
+//! `rp_filter` is 1 and forwarding 0 everywhere but where the dataplane (or the plugin, for pod links) sets it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use keelson_dataplane::{
+    Dataplane, NodeSettings, Paths,
+    abi::{
+        Addr, BACKEND_NODE, Backend, BackendKey, Endpoint, FRONTEND_EXTERNAL, Frontend, FrontendKey,
+        PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_PEER_PODS, PREFIX_SERVICES,
+    },
+    node::{KEELSON0_MAC, KEELSON1_MAC},
+};
+use nix::mount::{MsFlags, mount};
+
+use crate::room::Room;
+
+pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 1);
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 2);
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 9);
+pub const P1: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 11);
+pub const P2: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 12);
+pub const P3: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 13);
+pub const Q1: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 11);
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+
+/// Everything.
+pub struct Topology {
+    pub p1: Room,
+    pub p2: Room,
+    pub p3: Room,
+    pub client: Room,
+    pub other: Room,
+    pub q1: Room,
+    pub switch: Room,
+    pub dataplane: Arc<Dataplane>,
+    pub node: Room,
+    services: AtomicU32,
+}
+
+/// Where a Service's packets go.
+#[derive(Clone, Copy)]
+pub enum To {
+    Pod(Ipv4Addr, u16),
+    Node(u16),
+}
+
+fn settings() -> NodeSettings {
+    NodeSettings {
+        pod_cidr: Some("10.244.1.0/24".parse().expect("CIDR")),
+        service_cidr: Some("10.96.0.0/16".parse().expect("CIDR")),
+        ..NodeSettings::default()
+    }
+}
+
+impl Topology {
+    /// Builds it and loads the programs.
+    pub fn new() -> Self {
+        let [node, switch, client, other, q1, p1, p2, p3] = std::array::from_fn(|_| Room::new());
+        for room in [&node, &switch, &client, &other, &q1, &p1, &p2, &p3] {
+            room.set("conf/all/rp_filter 1\nconf/default/rp_filter 1\nip_forward 0");
+            // Rate limits of ICMP would make refusals look like time-outs.
+            room.set("icmp_ratelimit 0\nicmp_msgs_per_sec 100000");
+        }
+        outside(&node, &switch, &client, &other, &q1);
+        let dataplane = node.run(|| {
+            // A bpffs and a folder for the lock that vanish with the namespace.
+            let base = PathBuf::from("/run");
+            mount(
+                Some("tmpfs"),
+                &base,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .expect("tmpfs");
+            let paths = Paths {
+                bpffs: base.join("bpf"),
+                run: base.join("keelson"),
+            };
+            std::fs::create_dir_all(&paths.run).expect("folder");
+            std::fs::create_dir_all(&paths.bpffs).expect("folder");
+            Arc::new(Dataplane::ensure(&paths, &settings()).expect("dataplane"))
+        });
+        let topology = Self {
+            p1,
+            p2,
+            p3,
+            client,
+            other,
+            q1,
+            switch,
+            dataplane,
+            node,
+            services: AtomicU32::new(1),
+        };
+        topology.with(|dataplane| {
+            let prefixes = [
+                ("10.244.1.0/24", PREFIX_LOCAL_PODS),
+                ("10.244.2.0/24", PREFIX_PEER_PODS),
+                ("10.96.0.0/16", PREFIX_SERVICES),
+                ("192.168.50.1/32", PREFIX_NODE_ADDRESS),
+            ];
+            let prefixes = prefixes.map(|(net, kind)| (net.parse().expect("prefix"), kind));
+            dataplane.set_prefixes(&prefixes).expect("prefixes");
+        });
+        topology.pod(&topology.p1, "vp1", P1, 1500, 1);
+        topology.pod(&topology.p2, "vp2", P2, 1500, 2);
+        topology.pod(&topology.p3, "vp3", P3, 1300, 3);
+        topology
+    }
+
+    /// Runs something with the dataplane in the node's namespaces.
+    pub fn with<T: Send + 'static>(&self, job: impl FnOnce(&Dataplane) -> T + Send + 'static) -> T {
+        let dataplane = Arc::clone(&self.dataplane);
+        self.node.run(move || job(&dataplane))
+    }
+
+    /// A pod's link, as the plugin makes it, and its endpoint entry.
+    fn pod(&self, pod: &Room, link: &str, address: Ipv4Addr, mtu: u32, epoch: u32) {
+        self.node.ip(&format!(
+            "link add {link} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}
+             link set {link} up",
+            pod.tid
+        ));
+        pod.ip("link set eth0 up");
+        let (ifindex, host_mac, netnsid) = link_of(&self.node, link);
+        let (_, pod_mac, _) = link_of(pod, "eth0");
+        self.node.ip(&format!(
+            "route add {address}/32 dev {link}
+             neigh add {address} lladdr {} dev {link} nud permanent",
+            text(pod_mac)
+        ));
+        pod.ip(&format!(
+            "addr add {address}/32 dev eth0
+             route add 169.254.1.1 dev eth0 scope link
+             route add default via 169.254.1.1 dev eth0
+             neigh add 169.254.1.1 lladdr {} dev eth0 nud permanent",
+            text(host_mac)
+        ));
+        self.node.set(&format!("conf/{link}/forwarding 1"));
+        let (ingress, egress) = self.dataplane.blocks();
+        self.node.must(&format!(
+            "tc qdisc add dev {link} ingress_block {ingress} egress_block {egress} clsact"
+        ));
+        self.with(move |dataplane| {
+            dataplane.ensure_block_filters().expect("filters");
+            let endpoint = Endpoint {
+                ifindex,
+                epoch,
+                netnsid,
+                pod_mac,
+                host_mac,
+                ..Endpoint::default()
+            };
+            dataplane
+                .put_endpoint(addr(address), &endpoint)
+                .expect("endpoint");
+        });
+    }
+
+    /// Changes a pod's endpoint entry.
+    pub fn edit_pod(&self, address: Ipv4Addr, edit: impl FnOnce(&mut Endpoint) + Send + 'static) {
+        self.with(move |dataplane| {
+            let mut endpoint = dataplane.endpoint(addr(address)).expect("read").expect("exists");
+            edit(&mut endpoint);
+            dataplane.put_endpoint(addr(address), &endpoint).expect("written");
+        });
+    }
+
+    /// A Service with frontends (address, port, protocol) and endpoints; its id.
+    pub fn service(&self, frontends: &[(Ipv4Addr, u16, u8)], to: &[To]) -> u32 {
+        let service = self.services.fetch_add(1, Ordering::Relaxed);
+        self.rewrite_service(service, frontends, to, 1);
+        service
+    }
+
+    /// Gives a Service other endpoints under a new revision and generation.
+    pub fn rewrite_service(&self, service: u32, frontends: &[(Ipv4Addr, u16, u8)], to: &[To], revision: u32) {
+        let (frontends, to) = (frontends.to_vec(), to.to_vec());
+        self.with(move |dataplane| {
+            for (slot, to) in to.iter().enumerate() {
+                let (address, port, flags) = match *to {
+                    To::Pod(address, port) => (address, port, 0),
+                    To::Node(port) => (NODE, port, BACKEND_NODE),
+                };
+                let key = BackendKey {
+                    service,
+                    revision,
+                    slot: slot as u32,
+                };
+                let backend = Backend {
+                    addr: addr(address),
+                    port_be: port.to_be(),
+                    flags,
+                };
+                dataplane.put_backend(&key, &backend).expect("backend");
+            }
+            for (address, port, proto) in frontends {
+                let key = FrontendKey {
+                    addr: addr(address),
+                    port_be: port.to_be(),
+                    proto,
+                    reserved: 0,
+                };
+                let flags = if address == NODE { FRONTEND_EXTERNAL } else { 0 };
+                let frontend = Frontend {
+                    service,
+                    revision,
+                    count: to.len() as u32,
+                    generation: revision,
+                    flags,
+                    affinity_seconds: 0,
+                };
+                dataplane.put_frontend(&key, &frontend).expect("frontend");
+                if address != NODE {
+                    let any = FrontendKey {
+                        port_be: 0,
+                        proto: 0,
+                        ..key
+                    };
+                    dataplane.put_frontend(&any, &frontend).expect("frontend");
+                }
+            }
+        });
+    }
+
+    /// Value of a counter.
+    pub fn counter(&self, index: u32) -> u64 {
+        self.with(move |dataplane| dataplane.counters().expect("counters")[index as usize])
+    }
+
+    /// Index of one of the node's devices.
+    pub fn ifindex(&self, link: &str) -> u32 {
+        link_of(&self.node, link).0
+    }
+}
+
+/// Everything beyond the node's uplink.
+fn outside(node: &Room, switch: &Room, client: &Room, other: &Room, q1: &Room) {
+    switch.ip("link add br0 type bridge\nlink set br0 up");
+    for (room, link, address) in [
+        (node, "up0", NODE),
+        (client, "eth0", CLIENT),
+        (other, "eth0", OTHER),
+    ] {
+        let port = format!("to{}", address.octets()[3]);
+        switch.ip(&format!(
+            "link add {port} type veth peer name {link} netns {}
+             link set {port} master br0 up",
+            room.tid
+        ));
+        room.ip(&format!("link set {link} up\naddr add {address}/24 dev {link}"));
+    }
+    other.ip(&format!(
+        "link add vq1 mtu 1300 type veth peer name eth0 mtu 1300 netns {}
+         link set vq1 up
+         addr add 10.244.2.1/24 dev vq1
+         route add 10.244.1.0/24 via {NODE}",
+        q1.tid
+    ));
+    other.set("ip_forward 1");
+    q1.ip(&format!(
+        "link set eth0 up\naddr add {Q1}/24 dev eth0\nroute add default via 10.244.2.1"
+    ));
+    node.ip(&format!(
+        "route add 10.244.2.0/24 via {OTHER}\nroute add default via {OTHER}"
+    ));
+}
+
+/// Index, MAC and peer's namespace id of a link.
+fn link_of(room: &Room, link: &str) -> (u32, [u8; 6], i32) {
+    let listed: serde_json::Value =
+        serde_json::from_str(&room.must(&format!("ip -j link show dev {link}"))).expect("JSON");
+    let link = &listed[0];
+    let mut mac = [0; 6];
+    let text = link["address"].as_str().expect("MAC");
+    for (byte, part) in mac.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(part, 16).expect("hex");
+    }
+    let netnsid = link["link_netnsid"].as_i64().unwrap_or(-1);
+    (
+        link["ifindex"].as_u64().expect("index") as u32,
+        mac,
+        netnsid as i32,
+    )
+}
+
+fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// An address as the maps hold it.
+pub fn addr(address: Ipv4Addr) -> Addr {
+    IpAddr::V4(address).into()
+}
+
+/// MACs of the node's own pair: what crafted packets at `keelson1` carry.
+pub const PAIR: ([u8; 6], [u8; 6]) = (KEELSON0_MAC, KEELSON1_MAC);
