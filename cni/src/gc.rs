@@ -125,6 +125,8 @@ pub fn collect(
         (now_ms, deadline),
         &mut report,
     )?;
+    // A pool that a crash left half-way is repaired by whoever opens it.
+    store.usage(None, now_ms, deadline)?;
     if let Some(datapath) = datapath {
         stray_endpoints(node, datapath, &mut report)?;
     }

@@ -223,6 +223,21 @@ impl Store {
         attachment.map_or(Ok(()), Attachment::remove)
     }
 
+    /// Releases every address of an owner but the one on record: what a repair found by a link of a lost store.
+    pub fn release_strays(&self, record: &Record, now_ms: u64, deadline: Deadline) -> Result<()> {
+        let hash = record.key.hash();
+        let released = self.change_pool(None, now_ms, deadline, |header, table| {
+            let keep = record.ipv4().and_then(|ip| header.range.index(ip));
+            for index in table.owned_by(hash)? {
+                if Some(index) != keep {
+                    ipam::release(header, table, index, hash, now_ms)?;
+                }
+            }
+            Ok(())
+        });
+        released.map(|_| ())
+    }
+
     /// Counts of the pool, or `None` when there is none yet.
     pub fn usage(&self, range: Option<Range>, now_ms: u64, deadline: Deadline) -> Result<Option<Usage>> {
         self.read_pool(range, now_ms, deadline, |header, table| {

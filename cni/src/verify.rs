@@ -287,8 +287,8 @@ mod tests {
             ("does not have 10.0.0.2/32", |o| {
                 o.pod_addresses = vec![(Ipv4Addr::new(10, 0, 0, 2), 24)]
             }),
-            ("no route to the gateway", |o| drop(o.pod_routes.remove(0))),
-            ("no default route", |o| drop(o.pod_routes.remove(1))),
+            ("no route to the gateway", |o| o.pod_routes.truncate(0)),
+            ("no default route", |o| o.pod_routes.truncate(1)),
             ("no endpoint entry", |o| o.endpoint = None),
             ("the endpoint entry", |o| o.endpoint.as_mut().unwrap().epoch += 1),
         ];

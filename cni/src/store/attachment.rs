@@ -24,7 +24,7 @@ pub struct Attachment {
 }
 
 pub(super) enum Try {
-    Locked(Attachment),
+    Locked(Box<Attachment>),
     Busy,
     Gone,
 }
@@ -49,7 +49,7 @@ impl Attachment {
         if !lock::try_lock(&file, path)? {
             return Ok(Try::Busy);
         }
-        Ok(Self::held(file, path)?.map_or(Try::Gone, Try::Locked))
+        Ok(Self::held(file, path)?.map_or(Try::Gone, |held| Try::Locked(Box::new(held))))
     }
 
     /// The holder before us may have removed the file while we waited: such a lock guards nothing.

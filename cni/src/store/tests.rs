@@ -94,7 +94,7 @@ fn add(store: &Store, container: &str, now_ms: u64) -> Result<Record> {
 fn del(store: &Store, container: &str, now_ms: u64) {
     let attachment = store.lock(&key(container), soon()).unwrap();
     store
-        .release(attachment, key(container).hash(), now_ms, soon())
+        .release(attachment, false, key(container).hash(), now_ms, soon())
         .unwrap();
 }
 

@@ -148,6 +148,8 @@ impl Job<'_> {
                         break;
                     }
                     attach::detach(&wiring.key, &[], self.node, Some(self.datapath))?;
+                    self.store
+                        .release_strays(record, record.created_ms, self.call.deadline)?;
                 }
             }
         }
