@@ -4,6 +4,7 @@
 
 pub mod manifest;
 pub mod network;
+pub mod node;
 pub mod object;
 pub mod pod;
 pub mod service;
