@@ -7,6 +7,7 @@
 //! | `cgroup` | one path in every hierarchy; whoever is in it is ended with it |
 //! | `wait` | conditions instead of sleeps |
 //! | `http`, `load` | a client that asks once, and one that never stops asking |
+//! | `packet` | packets by hand, for programs that are run on one |
 //! | `binaries` | the programs under test |
 
 pub mod binaries;
@@ -15,4 +16,5 @@ pub mod http;
 pub mod load;
 pub mod namespace;
 pub mod node;
+pub mod packet;
 pub mod wait;

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::process::CommandExt},
     process::{Child, Command, Stdio},
     thread,
 };
@@ -32,6 +32,8 @@ impl Namespace {
             .args(["sh", "-c", &script])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // A key pressed at the terminal is for the test, which cleans up, not for what it cleans up.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("starting the anchor of namespace {name}"))?;
         let mut line = String::new();

@@ -12,6 +12,7 @@ pub mod objects;
 
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -46,6 +47,8 @@ pub struct Options {
     pub images: Vec<&'static str>,
     /// Folder with the binaries; `None` = beside the running test.
     pub binaries: Option<PathBuf>,
+    /// Name of its folder and cgroup; `None` = one that no other node has.
+    pub name: Option<String>,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             config: String::new(),
             images: vec!["busybox", "echo"],
             binaries: None,
+            name: None,
         }
     }
 }
@@ -80,11 +84,11 @@ impl Node {
     /// Make it, and wait until containerd (and the agent) serve.
     pub fn start(options: Options) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "keelson-test-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = options
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("keelson-test-{}-{number}", std::process::id()));
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder)?;
         let cgroup = Cgroup::create(&format!("/{name}"))?;
@@ -272,6 +276,11 @@ impl Node {
         Ok(command)
     }
 
+    /// Let it outlive this process: whoever takes it down finds all of it below its cgroup and its folder.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+
     /// Take it down and tell what went wrong; dropping does the same without telling.
     pub fn down(mut self) -> Result<()> {
         self.tear_down()
@@ -304,6 +313,8 @@ fn spawn(mut command: Command, log: File) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
+        // A key pressed at the terminal is for the test, not for the node.
+        .process_group(0)
         .spawn()?)
 }
 
