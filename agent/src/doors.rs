@@ -4,6 +4,7 @@ pub mod cgroups;
 pub mod containerd;
 pub mod cri;
 pub mod dataplane;
+pub mod machine;
 pub mod manifests;
 pub mod netlink;
 pub mod probes;

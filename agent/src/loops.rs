@@ -2,6 +2,7 @@
 
 pub mod manifests;
 pub mod network;
+pub mod node;
 pub mod pod;
 pub mod service;
 pub mod workload;

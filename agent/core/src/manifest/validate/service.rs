@@ -35,12 +35,12 @@ fn unsupported(spec: &ServiceSpec, faults: &mut Faults) {
     faults.one_of(
         "spec.internalTrafficPolicy",
         spec.internal_traffic_policy.as_deref(),
-        &["Cluster"],
+        &["Cluster", "Local"],
     );
     faults.one_of(
         "spec.externalTrafficPolicy",
         spec.external_traffic_policy.as_deref(),
-        &["Cluster"],
+        &["Cluster", "Local"],
     );
     faults.one_of(
         "spec.ipFamilyPolicy",
