@@ -10,17 +10,19 @@
 
 pub mod atomic;
 pub mod hosts;
+mod kinds;
+pub mod log;
 mod mounts;
 pub mod payload;
 
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt, chown},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use keelson_core::object::Key;
 
 use crate::world::Objects;
@@ -153,7 +155,7 @@ impl Volumes {
     ) -> Result<PathBuf, Error> {
         let name = &volume.name;
         if let Some(source) = &volume.host_path {
-            return host_path(name, source);
+            return kinds::host_path(name, source);
         }
         let place = |kind: &str| {
             self.pod(uid)
@@ -182,7 +184,7 @@ impl Volumes {
         }
         if let Some(source) = &volume.empty_dir {
             let path = place("empty-dir");
-            empty_dir(&path, source, group)?;
+            kinds::empty_dir(&path, source, group)?;
             return Ok(path);
         }
         Err(Error::Unsupported(name.clone()))
@@ -276,32 +278,6 @@ impl Volumes {
     }
 }
 
-/// The last lines of a container's log, as the container wrote them, cut from the front to `bytes`.
-pub fn log_tail(path: &Path, lines: usize, bytes: usize) -> Option<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut log = fs::File::open(path).ok()?;
-    let length = log.metadata().ok()?.len();
-    // Every line carries a time and two words before the text.
-    let window = (bytes + lines * 48) as u64;
-    log.seek(SeekFrom::Start(length.saturating_sub(window))).ok()?;
-    let mut raw = Vec::new();
-    log.take(window).read_to_end(&mut raw).ok()?;
-    let raw = String::from_utf8_lossy(&raw);
-    let texts: Vec<&str> = raw
-        .lines()
-        .filter_map(|line| line.splitn(4, ' ').nth(3))
-        .collect();
-    let mut tail = texts[texts.len().saturating_sub(lines)..].join("\n");
-    if !tail.is_empty() {
-        tail.push('\n');
-    }
-    let mut cut = tail.len().saturating_sub(bytes);
-    while !tail.is_char_boundary(cut) {
-        cut += 1;
-    }
-    Some(tail.split_off(cut)).filter(|tail| !tail.is_empty())
-}
-
 fn remove_tree(path: &Path) -> Result<(), Error> {
     mounts::clear(path)?;
     match fs::remove_dir_all(path) {
@@ -327,64 +303,6 @@ fn write(
         source,
     })?;
     Ok(path)
-}
-
-fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> Result<(), Error> {
-    let fresh = !path.exists();
-    make_folder(path, 0o777)?;
-    if source.medium.as_deref() == Some("Memory") {
-        let size = source
-            .size_limit
-            .as_ref()
-            .and_then(keelson_core::pod::resources::units);
-        mounts::memory(path, size)?;
-    } else if !fresh {
-        // The pod may have changed its mode since: it is the pod's.
-        return Ok(());
-    }
-    if let Some(group) = group {
-        chown(path, None, Some(group)).map_err(|error| file("set group of", path, error))?;
-    }
-    set_mode(path, if group.is_some() { 0o2777 } else { 0o777 })
-}
-
-fn host_path(volume: &str, source: &HostPathVolumeSource) -> Result<PathBuf, Error> {
-    let path = PathBuf::from(&source.path);
-    let problem = |problem: String| Error::HostPath {
-        volume: volume.to_owned(),
-        path: path.clone(),
-        problem,
-    };
-    let kind = source.type_.as_deref().unwrap_or_default();
-    let found = fs::metadata(&path);
-    match (kind, &found) {
-        ("DirectoryOrCreate", Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-            make_folder(&path, 0o755)?;
-            return Ok(path);
-        }
-        ("FileOrCreate", Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-            fs::write(&path, b"").map_err(|error| file("make", &path, error))?;
-            set_mode(&path, 0o644)?;
-            return Ok(path);
-        }
-        ("", _) => return Ok(path),
-        _ => {}
-    }
-    let metadata = found.map_err(|error| problem(format!("cannot be used: {error}")))?;
-    let file_type = metadata.file_type();
-    let fits = match kind {
-        "Directory" | "DirectoryOrCreate" => file_type.is_dir(),
-        "File" | "FileOrCreate" => file_type.is_file(),
-        "Socket" => file_type.is_socket(),
-        "CharDevice" => file_type.is_char_device(),
-        "BlockDevice" => file_type.is_block_device(),
-        _ => return Err(problem(format!("has an unknown type {kind:?}"))),
-    };
-    if fits {
-        Ok(path)
-    } else {
-        Err(problem(format!("is not of type {kind}")))
-    }
 }
 
 fn make_folder(path: &Path, mode: u32) -> Result<(), Error> {

@@ -1,19 +1,23 @@
 //! The real runtime, over its unix socket.
 
-use std::{collections::HashMap, future::Future, path::Path, time::Duration};
+mod call;
+pub mod image;
+
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use keelson_proto::cri::{
     ContainerConfig, ContainerFilter, ContainerStatus, ContainerStatusRequest, CreateContainerRequest,
-    ExecRequest, ExecSyncRequest, Image, ImageSpec, ImageStatusRequest, LinuxContainerResources,
-    ListContainersRequest, ListImagesRequest, ListPodSandboxRequest, PodSandboxConfig, PodSandboxFilter,
-    PodSandboxStatus, PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StatusRequest,
-    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest, VersionRequest,
-    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
+    ExecRequest, ExecSyncRequest, ImageStatusRequest, LinuxContainerResources, ListContainersRequest,
+    ListImagesRequest, ListPodSandboxRequest, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus,
+    PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest, VersionRequest, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
 };
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::transport::Channel;
 
-use super::{Error, ErrorKind, ImageInfo, Listing, Output, Runtime, State, Streams, Version, channel};
+use self::call::{call, gone};
+use super::{Error, ImageInfo, Listing, Output, Runtime, State, Streams, Version, channel};
 
 /// Label by which everything of a pod is found.
 const UID_LABEL: &str = "io.kubernetes.pod.uid";
@@ -43,60 +47,6 @@ impl Client {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
         }
-    }
-}
-
-/// Await a call for at most `limit`; make its failure ours.
-async fn call<T>(
-    operation: &'static str,
-    object: &str,
-    limit: Duration,
-    future: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Error> {
-    match tokio::time::timeout(limit, future).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(failure(operation, object, &status)),
-        Err(_) => Err(Error {
-            operation,
-            object: object.to_owned(),
-            kind: ErrorKind::Timeout,
-            message: format!("the runtime did not answer within {} s", limit.as_secs()),
-        }),
-    }
-}
-
-fn failure(operation: &'static str, object: &str, status: &Status) -> Error {
-    let kind = match status.code() {
-        Code::Unavailable => ErrorKind::Unavailable,
-        Code::DeadlineExceeded => ErrorKind::Timeout,
-        Code::NotFound => ErrorKind::NotFound,
-        Code::Unimplemented => ErrorKind::Unimplemented,
-        // A connection that broke under the call has no code of its own.
-        Code::Unknown if std::error::Error::source(status).is_some() => ErrorKind::Unavailable,
-        _ => ErrorKind::Refused,
-    };
-    let mut message = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        source = error.source();
-    }
-    Error {
-        operation,
-        object: object.to_owned(),
-        kind,
-        message,
-    }
-}
-
-/// A missing object is what the caller wanted.
-fn gone(result: Result<(), Error>) -> Result<(), Error> {
-    match result {
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 
@@ -143,7 +93,10 @@ impl Runtime for Client {
         Ok(State {
             runtime: problem("RuntimeReady"),
             network: problem("NetworkReady"),
-            sandbox_image: answer.info.get("config").and_then(|config| sandbox_image(config)),
+            sandbox_image: answer
+                .info
+                .get("config")
+                .and_then(|config| image::configured(config)),
         })
     }
 
@@ -397,7 +350,7 @@ impl Runtime for Client {
 
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>, Error> {
         let request = ImageStatusRequest {
-            image: Some(spec(name)),
+            image: Some(image::spec(name)),
             verbose: false,
         };
         let answer = call(
@@ -407,7 +360,7 @@ impl Runtime for Client {
             self.images.clone().image_status(request),
         )
         .await?;
-        Ok(answer.image.map(info))
+        Ok(answer.image.map(image::info))
     }
 
     async fn images(&self) -> Result<Vec<ImageInfo>, Error> {
@@ -419,12 +372,12 @@ impl Runtime for Client {
             self.images.clone().list_images(request),
         )
         .await?;
-        Ok(answer.images.into_iter().map(info).collect())
+        Ok(answer.images.into_iter().map(image::info).collect())
     }
 
     async fn pull(&self, name: &str) -> Result<String, Error> {
         let request = PullImageRequest {
-            image: Some(spec(name)),
+            image: Some(image::spec(name)),
             ..PullImageRequest::default()
         };
         Ok(
@@ -435,73 +388,9 @@ impl Runtime for Client {
     }
 }
 
-fn spec(name: &str) -> ImageSpec {
-    ImageSpec {
-        image: name.to_owned(),
-        user_specified_image: name.to_owned(),
-        ..ImageSpec::default()
-    }
-}
-
-fn info(image: Image) -> ImageInfo {
-    ImageInfo {
-        id: image.id,
-        repo_digests: image.repo_digests,
-        uid: image.uid.map(|uid| uid.value),
-        username: image.username,
-        size: image.size,
-        tags: image.repo_tags,
-    }
-}
-
-/// The sandbox image in the configuration a runtime prints; the place moved between its versions.
-fn sandbox_image(config: &str) -> Option<String> {
-    let config: serde_json::Value = serde_json::from_str(config).ok()?;
-    ["/sandboxImage", "/pinnedImages/sandbox", "/pinned_images/sandbox"]
-        .into_iter()
-        .find_map(|place| config.pointer(place)?.as_str())
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-}
-
-/// The sandbox image a runtime asked for in vain, told from its refusal to run a sandbox.
-pub fn wanted_sandbox_image(error: &Error) -> Option<&str> {
-    let (_, rest) = error.message.split_once("failed to get sandbox image \"")?;
-    rest.split_once('"').map(|(name, _)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_sandbox_image_is_found_in_every_generation_of_configuration() {
-        for (config, expected) in [
-            (r#"{"sandboxImage":"example/pause:1"}"#, Some("example/pause:1")),
-            (
-                r#"{"pinnedImages":{"sandbox":"example/pause:2"}}"#,
-                Some("example/pause:2"),
-            ),
-            (r#"{"sandboxImage":""}"#, None),
-            (r"{}", None),
-            ("no json", None),
-        ] {
-            assert_eq!(sandbox_image(config).as_deref(), expected, "{config}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_tells_the_sandbox_image() {
-        let error = |message: &str| Error {
-            operation: "run the sandbox of",
-            object: "default/web".into(),
-            kind: ErrorKind::Refused,
-            message: message.into(),
-        };
-        let refusal = error("failed to get sandbox image \"example/pause:3\": failed to pull image");
-        assert_eq!(wanted_sandbox_image(&refusal), Some("example/pause:3"));
-        assert_eq!(wanted_sandbox_image(&error("no such network")), None);
-    }
 
     #[tokio::test]
     async fn a_runtime_that_is_not_there_is_an_outage_with_its_address() {

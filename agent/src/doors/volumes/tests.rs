@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, ConfigMapVolumeSource, PodSpec, SecretVolumeSource},
+    api::core::v1::{
+        ConfigMap, ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, PodSpec,
+        SecretVolumeSource,
+    },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 

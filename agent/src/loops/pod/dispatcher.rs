@@ -5,7 +5,7 @@
 //! once: before that, "nobody's" means "not known yet".
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -15,10 +15,10 @@ use k8s_openapi::api::core::v1::Pod;
 use keelson_core::object::Key;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{self, JoinSet},
     time::{Instant, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     doors::Doors,
@@ -74,9 +74,11 @@ pub struct Dispatcher {
     ready: watch::Sender<Readiness>,
     /// By pod UID.
     workers: HashMap<String, Worker>,
-    tasks: JoinSet<String>,
+    tasks: JoinSet<()>,
+    /// Whose task it is.
+    owners: HashMap<task::Id, String>,
     /// UIDs that are being removed though no pod has them.
-    orphans: HashMap<String, Poke>,
+    orphans: HashSet<String>,
     seen: Revisions,
     status_at: Instant,
     relist_at: Instant,
@@ -101,7 +103,8 @@ impl Dispatcher {
             ready,
             workers: HashMap::new(),
             tasks: JoinSet::new(),
-            orphans: HashMap::new(),
+            owners: HashMap::new(),
+            orphans: HashSet::new(),
             seen: Revisions::default(),
             status_at: now,
             relist_at: now + RELIST,
@@ -139,7 +142,7 @@ impl Dispatcher {
                 changed = revisions.changed() => changed?,
                 Some(event) = events.recv() => self.happened(event, &resume).await,
                 Some(report) = reports.recv() => self.image(report),
-                Some(done) = self.tasks.join_next() => self.ended(done),
+                Some(done) = self.tasks.join_next_with_id() => self.ended(done),
                 () = sleep_until(self.status_at) => self.status().await,
                 () = sleep_until(self.relist_at) => self.relist().await,
             }
@@ -178,27 +181,25 @@ impl Dispatcher {
         }
         let (poke, poked) = roster::poke();
         let task = worker::run(self.shared.clone(), key, uid.clone(), poke.clone(), poked);
-        let name = uid.clone();
-        self.tasks.spawn(async move {
-            task.await;
-            name
-        });
+        self.owners.insert(self.tasks.spawn(task).id(), uid.clone());
         self.workers.insert(uid, Worker { pod, poke });
     }
 
-    fn ended(&mut self, done: Result<String, tokio::task::JoinError>) {
-        match done {
-            Ok(uid) => {
-                self.workers.remove(&uid);
-                self.orphans.remove(&uid);
-                // A pod that came back under the same UID while its worker ended.
-                self.seen.pods = 0;
-            }
-            Err(error) => {
-                // Which one is not known; each that has no task is started anew with the next change.
-                warn!(%error, "a pod's worker broke off");
-            }
+    fn ended(&mut self, done: Result<(task::Id, ()), task::JoinError>) {
+        let id = match &done {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(uid) = self.owners.remove(&id) else {
+            return;
+        };
+        if let Err(error) = done {
+            error!(uid, %error, "a pod's worker broke off; it is started anew");
         }
+        self.workers.remove(&uid);
+        self.orphans.remove(&uid);
+        // A pod that still stands in the world gets a new worker.
+        self.seen.pods = 0;
     }
 
     async fn happened(&mut self, event: Event, resume: &mpsc::Sender<()>) {
@@ -286,16 +287,16 @@ impl Dispatcher {
             }
         };
         for (uid, name) in found {
-            if self.workers.contains_key(&uid) || self.orphans.contains_key(&uid) {
+            if self.workers.contains_key(&uid) || self.orphans.contains(&uid) {
                 continue;
             }
-            let (poke, _) = roster::poke();
-            self.orphans.insert(uid.clone(), poke);
             let shared = self.shared.clone();
-            self.tasks.spawn(async move {
-                orphan::remove(&shared, &uid, name.as_ref()).await;
-                uid
-            });
+            let owner = uid.clone();
+            let task = self
+                .tasks
+                .spawn(async move { orphan::remove(&shared, &uid, name.as_ref()).await });
+            self.owners.insert(task.id(), owner.clone());
+            self.orphans.insert(owner);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, path::Path};
 
-use k8s_openapi::api::core::v1::PodSpec;
 use keelson_core::pod::{
     resources::{CPU_PERIOD, Resources},
     spec::{ContainerSpec, HostPort, SandboxSpec, Security, Share},
@@ -15,7 +14,7 @@ use keelson_proto::cri::{
 };
 
 /// A sandbox: its description, where its logs go, its cgroup.
-pub fn sandbox(spec: &SandboxSpec, pod: &PodSpec, logs: &Path, cgroup: &str) -> PodSandboxConfig {
+pub fn sandbox(spec: &SandboxSpec, dns: Option<DnsConfig>, logs: &Path, cgroup: &str) -> PodSandboxConfig {
     let security = LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(spec)),
         run_as_user: spec.run_as_user.map(|value| Int64Value { value }),
@@ -25,7 +24,7 @@ pub fn sandbox(spec: &SandboxSpec, pod: &PodSpec, logs: &Path, cgroup: &str) -> 
             .filter(|_| spec.run_as_user.is_some())
             .map(|value| Int64Value { value }),
         privileged: spec.privileged,
-        seccomp: Some(profile("RuntimeDefault")),
+        seccomp: Some(profile("RuntimeDefault", Path::new(""))),
         ..LinuxSandboxSecurityContext::default()
     };
     PodSandboxConfig {
@@ -37,7 +36,7 @@ pub fn sandbox(spec: &SandboxSpec, pod: &PodSpec, logs: &Path, cgroup: &str) -> 
         }),
         hostname: spec.hostname.clone(),
         log_directory: logs.display().to_string(),
-        dns_config: dns(pod),
+        dns_config: dns,
         port_mappings: spec.host_ports.iter().map(port).collect(),
         labels: map(&spec.labels),
         annotations: map(&spec.annotations),
@@ -50,8 +49,13 @@ pub fn sandbox(spec: &SandboxSpec, pod: &PodSpec, logs: &Path, cgroup: &str) -> 
     }
 }
 
-/// A container in it; `mounts` are resolved already.
-pub fn container(spec: &ContainerSpec, sandbox: &SandboxSpec, mounts: Vec<Mount>) -> ContainerConfig {
+/// A container in it; `mounts` are resolved already, `profiles` is the folder of seccomp profiles.
+pub fn container(
+    spec: &ContainerSpec,
+    sandbox: &SandboxSpec,
+    mounts: Vec<Mount>,
+    profiles: &Path,
+) -> ContainerConfig {
     let env = |(key, value): &(String, String)| KeyValue {
         key: key.clone(),
         value: value.clone(),
@@ -81,7 +85,7 @@ pub fn container(spec: &ContainerSpec, sandbox: &SandboxSpec, mounts: Vec<Mount>
         tty: spec.tty,
         linux: Some(LinuxContainerConfig {
             resources: Some(resources),
-            security_context: Some(security(&spec.security, sandbox)),
+            security_context: Some(security(&spec.security, sandbox, profiles)),
         }),
         ..ContainerConfig::default()
     }
@@ -131,7 +135,7 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn security(security: &Security, sandbox: &SandboxSpec) -> LinuxContainerSecurityContext {
+fn security(security: &Security, sandbox: &SandboxSpec, profiles: &Path) -> LinuxContainerSecurityContext {
     LinuxContainerSecurityContext {
         capabilities: Some(Capability {
             add_capabilities: security.add_capabilities.clone(),
@@ -145,45 +149,21 @@ fn security(security: &Security, sandbox: &SandboxSpec) -> LinuxContainerSecurit
         readonly_rootfs: security.read_only_root,
         supplemental_groups: security.supplemental_groups.clone(),
         no_new_privs: security.no_new_privileges,
-        seccomp: Some(profile(&security.seccomp)),
+        seccomp: Some(profile(&security.seccomp, profiles)),
         ..LinuxContainerSecurityContext::default()
     }
 }
 
-fn profile(name: &str) -> SecurityProfile {
+fn profile(name: &str, profiles: &Path) -> SecurityProfile {
     let (kind, file) = match name.split_once('/') {
-        Some(("Localhost", file)) => (ProfileType::Localhost, file),
-        _ if name == "RuntimeDefault" => (ProfileType::RuntimeDefault, ""),
-        _ => (ProfileType::Unconfined, ""),
+        Some(("Localhost", file)) => (ProfileType::Localhost, profiles.join(file).display().to_string()),
+        _ if name == "RuntimeDefault" => (ProfileType::RuntimeDefault, String::new()),
+        _ => (ProfileType::Unconfined, String::new()),
     };
     SecurityProfile {
         profile_type: kind.into(),
-        localhost_ref: file.to_owned(),
+        localhost_ref: file,
     }
-}
-
-/// `dnsPolicy: None` says all by itself; under the others the runtime gives the pod the node's resolver.
-fn dns(pod: &PodSpec) -> Option<DnsConfig> {
-    if pod.dns_policy.as_deref() != Some("None") {
-        return None;
-    }
-    let config = pod.dns_config.clone().unwrap_or_default();
-    let option = |option: k8s_openapi::api::core::v1::PodDNSConfigOption| {
-        let name = option.name.unwrap_or_default();
-        option
-            .value
-            .map_or(name.clone(), |value| format!("{name}:{value}"))
-    };
-    Some(DnsConfig {
-        servers: config.nameservers.unwrap_or_default(),
-        searches: config.searches.unwrap_or_default(),
-        options: config
-            .options
-            .unwrap_or_default()
-            .into_iter()
-            .map(option)
-            .collect(),
-    })
 }
 
 fn port(port: &HostPort) -> PortMapping {

@@ -207,7 +207,7 @@ fn last_word(shared: &Shared, uid: &str, status: &ContainerStatus, container: &C
         .is_some_and(|policy| policy == "FallbackToLogsOnError");
     if fallback && container.exit_code != 0 {
         let log = std::path::Path::new(&status.log_path);
-        if let Some(tail) = crate::doors::volumes::log_tail(log, FALLBACK_LINES, FALLBACK_BYTES) {
+        if let Some(tail) = crate::doors::volumes::log::tail(log, FALLBACK_LINES, FALLBACK_BYTES) {
             return tail;
         }
     }

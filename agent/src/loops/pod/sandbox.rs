@@ -14,14 +14,17 @@ use keelson_core::{
 use keelson_proto::cri::PodSandboxConfig;
 use tracing::info;
 
-use super::{dispatcher::Shared, images, messages, observe, roster::Poke};
+use super::{dispatcher::Shared, images, messages, observe, resolver, roster::Poke};
 use crate::{
     doors::{
         containerd::import::Importer,
-        cri::{Error, client::wanted_sandbox_image},
+        cri::{Error, client::image::wanted as wanted_sandbox_image},
     },
     world::Objects,
 };
+
+/// The node's own name servers.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 /// Make the pod's cgroup with its limits.
 pub async fn cgroup(shared: &Shared, pod: &Pod, objects: &Objects) -> Result<(), String> {
@@ -80,12 +83,9 @@ pub fn config(shared: &Shared, pod: &Pod, attempt: u32) -> PodSandboxConfig {
         .volumes
         .log_directory(&described.namespace, &described.name, &described.uid);
     let cgroup = shared.doors.cgroups.path(described.qos, &described.uid);
-    messages::sandbox(
-        &described,
-        pod.spec.as_ref().unwrap_or(&Default::default()),
-        &logs,
-        &cgroup,
-    )
+    let node = || std::fs::read_to_string(RESOLVER).unwrap_or_default();
+    let dns = pod.spec.as_ref().and_then(|spec| resolver::config(spec, node));
+    messages::sandbox(&described, dns, &logs, &cgroup)
 }
 
 /// Run a sandbox in place of others, and learn its addresses.

@@ -133,7 +133,9 @@ impl Startup<'_> {
         let described = spec::container(container, attempt, &sources).map_err(Failure::Unconfigured)?;
         self.check_user(&described).await?;
         let mounts = self.mounts(pod_spec, container, &described, ips).await?;
-        let config = messages::container(&described, &spec::sandbox(self.pod, sandbox.attempt), mounts);
+        let profiles = self.shared.ctx.config.root.join("seccomp");
+        let own = spec::sandbox(self.pod, sandbox.attempt);
+        let config = messages::container(&described, &own, mounts, &profiles);
         let sandbox_config = sandbox::config(&self.shared, self.pod, sandbox.attempt);
         let image = &described.image;
         if self

@@ -5,9 +5,9 @@
 //! it is read anew after every poke and every failure. Long things (ending a container, fetching an image, hooks) run
 //! beside the rounds, and the observation says that they do.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_core::{
     object::Key,
@@ -21,12 +21,12 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
     dispatcher::Shared,
-    keep::{self, Keep, Record},
+    keep::{self, Keep},
     observe::{Known, Seen},
     orphan,
-    probing::{Kind, Probes, Subject, Teller},
+    probing::Probes,
+    report,
     roster::{Poke, Poked},
-    tell,
 };
 use crate::world::{Objects, Revisions};
 
@@ -87,7 +87,7 @@ pub struct Worker {
     /// Failures in a row by what failed: decides the next wait.
     pub(super) failures: BTreeMap<String, u32>,
     pub(super) keep: Keep,
-    probes: Probes,
+    pub(super) probes: Probes,
     /// Long steps.
     pub(super) beside: JoinSet<super::apply::Done>,
     /// After a failure that the plan does not know of.
@@ -105,7 +105,7 @@ impl Worker {
             doors.runtime.clone(),
             doors.prober.clone(),
             poke.clone(),
-            teller(shared.clone(), key.clone(), uid.clone()),
+            report::teller(shared.clone(), key.clone(), uid.clone()),
         );
         keep::restore(keep.record(), &probes.board);
         let memory = Observed {
@@ -260,29 +260,6 @@ impl Worker {
             .collect()
     }
 
-    /// All that is known, as the decisions want it.
-    fn observed(&self) -> Observed {
-        let mut observed = self.memory.clone();
-        observed.network = self.shared.ready.borrow().network.clone().err();
-        observed.sandboxes.clone_from(&self.seen.sandboxes);
-        observed.containers.clone_from(&self.seen.containers);
-        for container in &mut observed.containers {
-            let verdict = |kind| self.probes.board.get(&container.id, kind);
-            container.startup = verdict(Kind::Startup);
-            container.readiness = verdict(Kind::Readiness);
-            container.liveness = verdict(Kind::Liveness);
-        }
-        observed.host_ips = self.host_ips();
-        observed
-    }
-
-    pub(super) fn host_ips(&self) -> Vec<IpAddr> {
-        if let Some(own) = self.shared.ctx.config.node_address {
-            return vec![own];
-        }
-        self.shared.ctx.network.addresses().borrow().clone()
-    }
-
     /// ConfigMaps or Secrets changed: volumes follow, and what waited for them is tried again.
     fn objects_moved(&mut self, pod: &Pod, now: Revisions) {
         let before = std::mem::replace(&mut self.revisions, now);
@@ -361,94 +338,6 @@ impl Worker {
         planned.into_iter().chain(confirm).min()
     }
 
-    /// The one place where a pod's status is written.
-    fn report(&self, pod: &Pod, observed: &Observed, now: Timestamp) {
-        if pod.metadata.deletion_timestamp.is_some() && observed.sandboxes.is_empty() && pod.status.is_some()
-        {
-            // Its containers' records are gone with the sandbox: what was said last is how it ended.
-            return;
-        }
-        let status = core::status(pod, observed, &self.backoffs, now);
-        if pod.status.as_ref() == Some(&status) {
-            return;
-        }
-        self.shared.ctx.world.update(|objects| {
-            let current = objects.pods.get_mut(&self.key);
-            if let Some(current) = current.filter(|current| current.metadata.uid.as_ref() == Some(&self.uid))
-            {
-                Arc::make_mut(current).status = Some(status);
-                objects.revisions.pods += 1;
-            }
-        });
-    }
-
-    fn probe(&mut self, pod: &Pod, observed: &Observed) {
-        let address = self.address(pod, observed);
-        let terminating = pod.metadata.deletion_timestamp.is_some();
-        let containers = pod
-            .spec
-            .as_ref()
-            .map(|spec| spec.containers.as_slice())
-            .unwrap_or_default();
-        let now = (self.shared.doors.clock)();
-        let subjects: Vec<Subject> = containers
-            .iter()
-            .filter(|container| {
-                container.liveness_probe.is_some()
-                    || container.readiness_probe.is_some()
-                    || container.startup_probe.is_some()
-            })
-            .filter_map(|container| {
-                let latest = observed.latest(&container.name)?;
-                let started = latest.started_at.filter(|_| latest.state == State::Running)?;
-                let age = Duration::try_from(now.duration_since(started)).unwrap_or_default();
-                let started = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-                let container = container.clone();
-                Some(Subject {
-                    id: latest.id.clone(),
-                    container,
-                    address: address.clone(),
-                    started,
-                })
-            })
-            .collect();
-        self.probes.keep(&subjects, terminating);
-    }
-
-    pub(super) fn address(&self, pod: &Pod, observed: &Observed) -> String {
-        let host = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.host_network)
-            .unwrap_or(false);
-        let own = observed
-            .sandbox()
-            .and_then(|sandbox| sandbox.ips.first().copied());
-        let address = if host {
-            observed.host_ips.first().copied()
-        } else {
-            own
-        };
-        address.map_or_else(|| "127.0.0.1".to_owned(), |address| address.to_string())
-    }
-
-    pub(super) fn write_down(&mut self) {
-        let running = self
-            .seen
-            .containers
-            .iter()
-            .filter(|container| container.state == State::Running);
-        let probes = keep::verdicts(&self.probes.board, running.map(|container| container.id.as_str()));
-        let Observed {
-            terminated, rejected, ..
-        } = &self.memory;
-        self.keep.write(Record {
-            terminated: *terminated,
-            rejected: rejected.clone(),
-            probes,
-        });
-    }
-
     /// The world lost the pod without asking for its end, or another took its name: nothing of it may stay.
     async fn vanished(&mut self, objects: &Objects) -> Next {
         if objects.revisions.listed == 0 {
@@ -490,20 +379,6 @@ impl Worker {
             self.shared.roster.remove(&id);
         }
     }
-
-    /// A wait that grows with the failures of one thing.
-    pub(super) fn retry_at(&mut self, what: &str, first: Duration, longest: Duration) -> Timestamp {
-        let count = self.failures.entry(what.to_owned()).or_insert(0);
-        let wait = first
-            .saturating_mul(2u32.saturating_pow((*count).min(16)))
-            .min(longest);
-        *count += 1;
-        let now = (self.shared.doors.clock)();
-        SignedDuration::try_from(wait)
-            .ok()
-            .and_then(|wait| now.checked_add(wait).ok())
-            .unwrap_or(now)
-    }
 }
 
 /// What came of the last step.
@@ -512,18 +387,4 @@ pub(super) enum Finished {
     Gone,
     /// Not yet.
     NotYet,
-}
-
-/// Tells of probes' failures as events.
-fn teller(shared: Shared, key: Key, uid: String) -> Teller {
-    Arc::new(move |subject, _, message| {
-        tell::warning(
-            &shared.ctx.world,
-            &key,
-            &uid,
-            Some(&subject.container.name),
-            "Unhealthy",
-            &message,
-        );
-    })
 }
