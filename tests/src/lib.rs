@@ -6,6 +6,7 @@
 //! | `namespace` | network namespaces: made, entered by a thread, wired |
 //! | `cgroup` | one path in every hierarchy; whoever is in it is ended with it |
 //! | `wait` | conditions instead of sleeps |
+//! | `sockets` | TCP, UDP and refusals, asked once |
 //! | `http`, `load` | a client that asks once, and one that never stops asking |
 //! | `packet` | packets by hand, for programs that are run on one |
 //! | `binaries` | the programs under test |
@@ -17,4 +18,5 @@ pub mod load;
 pub mod namespace;
 pub mod node;
 pub mod packet;
+pub mod sockets;
 pub mod wait;

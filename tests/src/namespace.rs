@@ -105,17 +105,7 @@ impl Namespace {
         &self,
         action: impl FnOnce() -> T + Send + 'static,
     ) -> Result<thread::JoinHandle<T>> {
-        let path = format!("/proc/{}/ns/net", self.pid());
-        let file = File::open(&path).with_context(|| format!("opening {path}"))?;
-        let (entered, wait) = std::sync::mpsc::channel();
-        let thread = thread::Builder::new().name(self.name.clone()).spawn(move || {
-            let result = setns(file.as_fd(), CloneFlags::CLONE_NEWNET);
-            // The receiver waits for exactly this message.
-            let _ = entered.send(result);
-            action()
-        })?;
-        wait.recv()?.with_context(|| format!("entering {}", self.name))?;
-        Ok(thread)
+        spawn(self.pid(), action).with_context(|| format!("entering {}", self.name))
     }
 
     /// A veth pair between this namespace and another one.
@@ -127,6 +117,34 @@ impl Namespace {
         self.sh(&script)?;
         other.run("ip", &["link", "set", other_device, "up"]).map(drop)
     }
+}
+
+/// Do something in the network namespace of a process, on a thread of its own.
+pub fn enter<T: Send + 'static>(pid: u32, action: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let thread = spawn(pid, action)?;
+    thread
+        .join()
+        .map_err(|_| anyhow::anyhow!("the thread in the namespace of process {pid} panicked"))
+}
+
+/// Begin something in the network namespace of a process.
+pub fn spawn<T: Send + 'static>(
+    pid: u32,
+    action: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>> {
+    let path = format!("/proc/{pid}/ns/net");
+    let file = File::open(&path).with_context(|| format!("opening {path}"))?;
+    let (entered, wait) = std::sync::mpsc::channel();
+    let thread = thread::Builder::new()
+        .name(format!("ns of {pid}"))
+        .spawn(move || {
+            let result = setns(file.as_fd(), CloneFlags::CLONE_NEWNET);
+            // The receiver waits for exactly this message.
+            let _ = entered.send(result);
+            action()
+        })?;
+    wait.recv()?.with_context(|| format!("entering {path}"))?;
+    Ok(thread)
 }
 
 impl Drop for Namespace {

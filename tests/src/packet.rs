@@ -103,10 +103,23 @@ impl Frame {
         let mut rest = [0; 4];
         rest[2..4].copy_from_slice(&mtu.to_be_bytes());
         let end = about.len().min(ETH + IPV4 + 8);
-        self.icmp(source, target, kind, rest, about.get(ETH..end).unwrap_or_default())
+        self.icmp(
+            source,
+            target,
+            kind,
+            rest,
+            about.get(ETH..end).unwrap_or_default(),
+        )
     }
 
-    fn icmp(&self, source: Ipv4Addr, target: Ipv4Addr, kind: (u8, u8), rest: [u8; 4], data: &[u8]) -> Vec<u8> {
+    fn icmp(
+        &self,
+        source: Ipv4Addr,
+        target: Ipv4Addr,
+        kind: (u8, u8),
+        rest: [u8; 4],
+        data: &[u8],
+    ) -> Vec<u8> {
         let mut message = vec![kind.0, kind.1, 0, 0];
         message.extend_from_slice(&rest);
         message.extend_from_slice(data);
@@ -229,12 +242,18 @@ mod tests {
     #[test]
     fn a_header_of_the_standard_has_the_checksum_of_the_standard() {
         // RFC 1071, section 3: the sum of these is ddf2.
-        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
+        assert_eq!(
+            checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
+            !0xddf2
+        );
     }
 
     #[test]
     fn what_is_made_is_read_back() {
-        let frame = Frame { ttl: 7, ..Frame::default() };
+        let frame = Frame {
+            ttl: 7,
+            ..Frame::default()
+        };
         let tcp = parse(&frame.tcp(A, B, tcp::SYN, b"odd")).expect("TCP");
         assert_eq!((tcp.source, tcp.target, tcp.protocol), (A, B, 6));
         assert_eq!((tcp.ttl, tcp.flags), (7, tcp::SYN));

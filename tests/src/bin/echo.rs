@@ -20,7 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-const HELP: &str = "keelson-echo [--http PORT] [--tcp PORT] [--udp PORT] [--address ADDRESS] [--pod NAME] [--unhealthy]
+const HELP: &str =
+    "keelson-echo [--http PORT] [--tcp PORT] [--udp PORT] [--address ADDRESS] [--pod NAME] [--unhealthy]
 Defaults: HTTP on 8080, TCP and UDP echo on 7, on all addresses; the name is $POD_NAME or the host's.";
 
 /// How often an idle listener looks whether it is to stop.
@@ -147,7 +148,10 @@ fn listen(options: &Options, port: u16) -> Result<TcpListener, String> {
 
 /// Hand each connection to a thread of its own, until stopped and nobody waits any more: a connection that the kernel
 /// took before we stopped is answered.
-fn accept(listener: &TcpListener, handle: impl Fn(TcpStream, SocketAddr) -> std::io::Result<()> + Clone + Send + 'static) {
+fn accept(
+    listener: &TcpListener,
+    handle: impl Fn(TcpStream, SocketAddr) -> std::io::Result<()> + Clone + Send + 'static,
+) {
     loop {
         match listener.accept() {
             Ok((stream, client)) => {
@@ -271,7 +275,11 @@ fn respond(method: &str, target: &str, client: SocketAddr, pod: &str) -> (&'stat
             .split('&')
             .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
     };
-    let number = |key: &str| parameter(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+    let number = |key: &str| {
+        parameter(key)
+            .and_then(|value| value.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
     let who = || format!("{{\"pod\":\"{pod}\",\"client\":\"{client}\"}}\n");
     match (method, path) {
         (_, "/") => ("200 OK", who()),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{NODE_IP, Node};
-use crate::http;
+use crate::{http, namespace};
 
 /// Pods become ready within this time, or the test fails.
 pub const READY: Duration = Duration::from_secs(60);
@@ -106,6 +106,39 @@ impl Node {
                 (status, body) => bail!("{status}: {body}"),
             },
         )
+    }
+
+    /// Process id of a pod's first container: its namespaces are the pod's.
+    pub fn pod_pid(&self, pod: &Value) -> Result<u32> {
+        let id = pod["status"]["containerStatuses"][0]["containerID"]
+            .as_str()
+            .context("no container yet")?;
+        let id = id.rsplit('/').next().unwrap_or(id);
+        let tasks = self.ctr(&["tasks", "list"])?;
+        let line = tasks
+            .lines()
+            .find(|line| line.starts_with(id))
+            .with_context(|| format!("no task {id}"))?;
+        Ok(line.split_whitespace().nth(1).context("no pid")?.parse()?)
+    }
+
+    /// Do something in a pod's network namespace.
+    pub fn in_pod<T: Send + 'static>(
+        &self,
+        pod: &Value,
+        action: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        namespace::enter(self.pod_pid(pod)?, action)
+    }
+
+    /// Ping once from a pod.
+    pub fn ping_from_pod(&self, pod: &Value, address: &str) -> Result<()> {
+        let target = format!("--target={}", self.pod_pid(pod)?);
+        self.run(
+            "nsenter",
+            &[&target, "--net", "--", "ping", "-c", "1", "-W", "3", address],
+        )
+        .map(drop)
     }
 
     /// Run a command in a pod's first container.

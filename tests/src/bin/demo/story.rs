@@ -68,7 +68,10 @@ pub fn check() -> Result<()> {
     let address = tell(&node)?;
     let port = forward(&node, address)?;
     let (status, page) = http::get(SocketAddr::from(([127, 0, 0, 1], port)), "/")?;
-    ensure!(status == 200 && page.contains("It runs."), "through the forwarder: {status}: {page}");
+    ensure!(
+        status == 200 && page.contains("It runs."),
+        "through the forwarder: {status}: {page}"
+    );
     say("the calling shell reaches the page through 127.0.0.1");
     let cgroup = node.cgroup().path().to_owned();
     let folder = node.folder().to_owned();
@@ -99,15 +102,23 @@ fn manifest() -> PathBuf {
 
 fn tell(node: &Node) -> Result<SocketAddr> {
     say("keelson apply -f demo/web.yaml: a Deployment with two replicas, its page, a NodePort Service");
-    print!("{}", node.keelson(&["apply", "-f", &manifest().to_string_lossy()])?);
+    print!(
+        "{}",
+        node.keelson(&["apply", "-f", &manifest().to_string_lossy()])?
+    );
     let pods = follow(node, 2, |_| true)?;
     print!("{}", node.keelson(&["get", "pods", "-o", "wide"])?);
     print!("{}", node.keelson(&["get", "services"])?);
 
     let address = node.node_port(APP)?;
-    say(&format!("the page, fetched by the client beside the node from {address}"));
+    say(&format!(
+        "the page, fetched by the client beside the node from {address}"
+    ));
     let page = node.wait_http(address)?;
-    ensure!(page.contains("It runs."), "this is not the page of the ConfigMap: {page}");
+    ensure!(
+        page.contains("It runs."),
+        "this is not the page of the ConfigMap: {page}"
+    );
     println!("{}", page.trim());
 
     let victim = name(pods.first().context("two pods")?).to_owned();
@@ -124,7 +135,9 @@ fn kill_container(node: &Node, pod: &str) -> Result<()> {
         .and_then(|id| id.strip_prefix("containerd://"))
         .context("the pod has no container")?
         .to_owned();
-    say(&format!("the container of {pod} is killed; the agent starts it again in the same pod"));
+    say(&format!(
+        "the container of {pod} is killed; the agent starts it again in the same pod"
+    ));
     let started = Instant::now();
     node.ctr(&["tasks", "kill", "--signal", "SIGKILL", &id])?;
     let after = follow(node, 2, |pods| {
@@ -132,7 +145,9 @@ fn kill_container(node: &Node, pod: &str) -> Result<()> {
             .any(|found| name(found) == pod && restarts(found) == restarts(&before) + 1)
     })?;
     ensure!(
-        after.iter().any(|found| found["metadata"]["uid"] == before["metadata"]["uid"]),
+        after
+            .iter()
+            .any(|found| found["metadata"]["uid"] == before["metadata"]["uid"]),
         "the pod was replaced, not mended"
     );
     println!("ready again after {:.1} s", started.elapsed().as_secs_f64());
@@ -140,7 +155,9 @@ fn kill_container(node: &Node, pod: &str) -> Result<()> {
 }
 
 fn restarts(pod: &Value) -> u64 {
-    pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0)
+    pod["status"]["containerStatuses"][0]["restartCount"]
+        .as_u64()
+        .unwrap_or(0)
 }
 
 /// Replace every pod while the client asks without pause: nothing may be lost.
@@ -155,11 +172,16 @@ fn roll(node: &Node, address: SocketAddr) -> Result<()> {
         "    metadata:\n      annotations:\n        demo/rollout: \"2\"\n      labels:\n        app: web\n",
         1,
     );
-    ensure!(changed != text, "demo/web.yaml has no pod template where one is expected");
+    ensure!(
+        changed != text,
+        "demo/web.yaml has no pod template where one is expected"
+    );
     let file = node.folder().join("web-2.yaml");
     std::fs::write(&file, changed)?;
     print!("{}", node.keelson(&["apply", "-f", &file.to_string_lossy()])?);
-    follow(node, 2, |pods| pods.iter().all(|pod| !old.contains(&name(pod).to_owned())))?;
+    follow(node, 2, |pods| {
+        pods.iter().all(|pod| !old.contains(&name(pod).to_owned()))
+    })?;
     node.wait("the old pods to be gone", LIMIT, |node| {
         let all = node.list("pods")?;
         Ok((!all.iter().any(|pod| old.iter().any(|gone| name(pod) == gone))).then_some(()))
@@ -221,10 +243,12 @@ fn forward(node: &Node, address: SocketAddr) -> Result<u16> {
         .context("starting the forwarder")?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("its output is piped")?).read_line(&mut line)?;
-    let port = line
-        .trim()
-        .parse()
-        .with_context(|| format!("the forwarder did not start: {}/forward.log", node.folder().display()))?;
+    let port = line.trim().parse().with_context(|| {
+        format!(
+            "the forwarder did not start: {}/forward.log",
+            node.folder().display()
+        )
+    })?;
     wait::holds("the forwarder to serve", LIMIT, || {
         Ok(http::get(SocketAddr::from(([127, 0, 0, 1], port)), "/")?.0 == 200)
     })?;
