@@ -6,12 +6,13 @@
 use std::{fs, io, path::PathBuf};
 
 use keelson_abi::{Addr, Endpoint};
-use keelson_dataplane::{Dataplane, Error as LoadError, NodeSettings, Paths};
+use keelson_dataplane::{Dataplane, Error as LoadError, Generation, NodeSettings, Paths};
 
 use crate::{
     conf::{NetworkConf, PortRange, Settings},
     error::{Code, Error, Result},
     ipam::codec_crc32,
+    netlink::{Netlink, observe::AddressedLink},
 };
 
 /// What ADD, DEL, CHECK and GC need of the programs.
@@ -51,29 +52,41 @@ impl Datapath for Dataplane {
     }
 }
 
+/// How closely to look whether every device has its programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// Whether the devices with addresses are still those of the last time. For ADD and CHECK: its cost does not grow
+    /// with the number of pods.
+    Quick,
+    /// Whether each of them has its programs.
+    Close,
+}
+
 /// What ADD, CHECK and STATUS rely on: programs loaded, the node's values written, uplinks attached.
-pub fn ready(settings: &Settings, network: &str) -> Result<Dataplane> {
+pub fn ready(settings: &Settings, network: &str, node: &mut Netlink, look: Look) -> Result<Dataplane> {
     let paths = Paths {
         bpffs: settings.bpf.clone(),
         run: settings.run.clone(),
     };
-    let node = node_settings(settings);
-    let applied = Applied::of(settings, network);
-    match Dataplane::open(&paths) {
-        Ok(dataplane) => {
-            if !applied.is_current() || !dataplane.is_settled(&node).map_err(failed)? {
-                dataplane.configure(&node).map_err(failed)?;
-                applied.write()?;
-            }
-            Ok(dataplane)
-        }
-        Err(LoadError::NoGeneration(_)) => {
-            let dataplane = Dataplane::ensure(&paths, &node).map_err(failed)?;
-            applied.write()?;
-            Ok(dataplane)
-        }
-        Err(error) => Err(failed(error)),
+    let wanted = node_settings(settings);
+    let dataplane = match Dataplane::open(&paths) {
+        Ok(dataplane) => dataplane,
+        Err(LoadError::NoGeneration(_)) => Dataplane::ensure(&paths, &wanted).map_err(failed)?,
+        Err(error) => return Err(failed(error)),
+    };
+    let applied = Applied::of(
+        settings,
+        network,
+        dataplane.generation(),
+        &node.addressed_links()?,
+    );
+    let settled =
+        applied.is_current() && (look == Look::Quick || dataplane.is_settled(&wanted).map_err(failed)?);
+    if !settled {
+        dataplane.configure(&wanted).map_err(failed)?;
+        applied.write()?;
     }
+    Ok(dataplane)
 }
 
 /// What is loaded, for removing from it; `None` where nothing is that this plugin may touch. A pod goes away even then:
@@ -109,19 +122,20 @@ fn node_settings(settings: &Settings) -> NodeSettings {
     }
 }
 
-/// The configuration that the node's values were last written from: a network's `applied` file. It holds only a
-/// checksum, and lies beside the store, so that a reboot forgets it.
+/// What the node's values were last written from: configuration, generation, and the devices that have addresses. A
+/// network's `applied` file holds only a checksum of it, and lies beside the store, so that a reboot forgets it.
 struct Applied {
     path: PathBuf,
     sum: String,
 }
 
 impl Applied {
-    fn of(settings: &Settings, network: &str) -> Self {
+    fn of(settings: &Settings, network: &str, generation: &Generation, links: &[AddressedLink]) -> Self {
         let text = serde_json::to_string(settings).unwrap_or_default();
+        let all = format!("{text}\n{}\n{links:?}", generation.path.display());
         Self {
             path: settings.run.join("cni").join(network).join("applied"),
-            sum: format!("{:08x}\n", codec_crc32(text.as_bytes())),
+            sum: format!("{:08x}\n", codec_crc32(all.as_bytes())),
         }
     }
 

@@ -6,7 +6,7 @@ use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressScope},
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -95,13 +95,15 @@ pub fn own(host: &str, alias: &str, ipv6: bool) -> Request {
 /// A link by name.
 #[must_use]
 pub fn get_link(name: &str) -> Request {
-    Request::new("find the link", RouteNetlinkMessage::GetLink(by_name(name)), 0)
+    let mut link = without_statistics();
+    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    Request::new("find the link", RouteNetlinkMessage::GetLink(link), 0)
 }
 
 /// A link by index.
 #[must_use]
 pub fn get_link_at(index: u32) -> Request {
-    let mut link = LinkMessage::default();
+    let mut link = without_statistics();
     link.header.index = index;
     Request::new("find the link", RouteNetlinkMessage::GetLink(link), 0)
 }
@@ -331,6 +333,14 @@ fn neighbour(index: u32, address: Ipv4Addr) -> NeighbourMessage {
     message.header.ifindex = index;
     message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
     message
+}
+
+/// Half of what the kernel tells of a link is counters.
+fn without_statistics() -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    link
 }
 
 fn by_name(name: &str) -> LinkMessage {

@@ -1,11 +1,11 @@
 //! What addresses, routes and neighbours there are: for CHECK, for repairs, for the uplink's MTU.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressMessage, AddressScope},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol},
 };
@@ -49,7 +49,52 @@ impl Ipv4Route {
     }
 }
 
+/// A device that somebody could reach the node by. Pod links have no addresses, so there are few of these.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AddressedLink {
+    /// Index, name, MTU, whether it is up.
+    pub link: (u32, String, u32, bool),
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+}
+
 impl Netlink {
+    /// Every device with an address but lo, in order of index.
+    pub fn addressed_links(&mut self) -> Result<Vec<AddressedLink>> {
+        let mut by_index: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+        let messages = self.dump(
+            "list the addresses",
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        )?;
+        for message in &messages {
+            if let RouteNetlinkMessage::NewAddress(message) = message
+                && message.header.scope == AddressScope::Universe
+                && let Some(net) = network_of(message)
+            {
+                by_index.entry(message.header.index).or_default().push(net);
+            }
+        }
+        by_index.remove(&1);
+        let requests = by_index
+            .keys()
+            .map(|index| message::get_link_at(*index))
+            .collect();
+        let replies = self.batch(requests)?;
+        // A device that went away between the two is not there.
+        let links = replies
+            .into_iter()
+            .zip(by_index)
+            .filter_map(|(reply, (_, mut addresses))| {
+                let link = Link::first(&reply.ok()?)?;
+                addresses.sort_unstable();
+                Some(AddressedLink {
+                    link: (link.index, link.name, link.mtu, link.up),
+                    addresses,
+                })
+            });
+        Ok(links.collect())
+    }
+
     /// Addresses of one family of one link, as an answer to ADD names them.
     pub fn link_addresses(&mut self, index: u32, family: AddressFamily) -> Result<Vec<IpNet>> {
         let mut filter = AddressMessage::default();
@@ -58,23 +103,10 @@ impl Netlink {
         let messages = self.dump("list the addresses", RouteNetlinkMessage::GetAddress(filter))?;
         let mut found = Vec::new();
         for message in messages {
-            let RouteNetlinkMessage::NewAddress(message) = message else {
-                continue;
-            };
-            // IPv6 addresses have no IFA_LOCAL; a point-to-point IPv4 address has both.
-            let local = message.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Local(ip) => Some(*ip),
-                _ => None,
-            });
-            let any = message.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Address(ip) => Some(*ip),
-                _ => None,
-            });
-            if message.header.index == index
-                && let Some(ip) = local.or(any)
-                && let Ok(net) = IpNet::new(ip, message.header.prefix_len)
+            if let RouteNetlinkMessage::NewAddress(message) = &message
+                && message.header.index == index
             {
-                found.push(net);
+                found.extend(network_of(message));
             }
         }
         Ok(found)
@@ -171,6 +203,19 @@ impl Netlink {
             Err(e) => Err(self.failed("find the uplink", &e)),
         }
     }
+}
+
+fn network_of(message: &AddressMessage) -> Option<IpNet> {
+    // IPv6 addresses have no IFA_LOCAL; a point-to-point IPv4 address has both.
+    let local = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let any = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    IpNet::new(local.or(any)?, message.header.prefix_len).ok()
 }
 
 fn permanent(message: &NeighbourMessage, address: Ipv4Addr) -> Option<Mac> {

@@ -12,7 +12,7 @@ use super::Call;
 use crate::{
     attach::{self, Failure, GATEWAY, Wiring},
     conf::Settings,
-    datapath::{self, Datapath},
+    datapath::{self, Datapath, Look},
     error::{Code, Error, Result},
     ipam::Range,
     mac::Mac,
@@ -29,7 +29,7 @@ pub fn run(call: &Call) -> Result<String> {
     let settings = call.conf.settings()?;
     let request = call.conf.request(&call.env.arguments()?)?;
     let mut node = Netlink::open("the node")?;
-    let datapath = datapath::ready(settings, &call.conf.name)?;
+    let datapath = datapath::ready(settings, &call.conf.name, &mut node, Look::Quick)?;
     let store = node::open_store(&settings.run, &call.conf.name, &node)?;
     let namespace = call.namespace()?;
     let mut pod = namespace.netlink()?;

@@ -3,7 +3,7 @@
 use super::Call;
 use crate::{
     attach::Wiring,
-    datapath,
+    datapath::{self, Look},
     error::{Code, Error, Result},
     netlink::Netlink,
     node,
@@ -23,7 +23,7 @@ pub fn run(call: &Call) -> Result<()> {
     };
     let key = call.key()?;
     let mut node = Netlink::open("the node")?;
-    let datapath = datapath::ready(settings, &call.conf.name)?;
+    let datapath = datapath::ready(settings, &call.conf.name, &mut node, Look::Quick)?;
     let store = node::open_store(&settings.run, &call.conf.name, &node)?;
     let Some(record) = store
         .peek(&key)?

@@ -3,7 +3,7 @@
 
 use super::Call;
 use crate::{
-    datapath,
+    datapath::{self, Look},
     error::{Code, Error, Result},
     ipam::Range,
     netlink::Netlink,
@@ -13,10 +13,10 @@ use crate::{
 /// Runs STATUS.
 pub fn run(call: &Call) -> Result<()> {
     let settings = call.conf.settings()?;
-    let node = Netlink::open("the node").map_err(|e| e.with_code(Code::NotAvailable))?;
+    let mut node = Netlink::open("the node").map_err(|e| e.with_code(Code::NotAvailable))?;
     let store = node::open_store(&settings.run, &call.conf.name, &node)
         .map_err(|e| e.with_code(Code::NotAvailable))?;
-    if let Err(error) = datapath::ready(settings, &call.conf.name) {
+    if let Err(error) = datapath::ready(settings, &call.conf.name, &mut node, Look::Close) {
         // Whoever is attached relied on the same programs.
         let attached = store.records().is_ok_and(|records| !records.is_empty());
         return Err(error.with_code(if attached {
