@@ -8,6 +8,7 @@
 
 mod cannot;
 mod snapshot;
+mod sweep;
 mod tally;
 
 use std::{
@@ -91,6 +92,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     if suite.wants(4) {
         suite.stage("images", |_| image::ensure_all())?;
     }
+    sweep::sweep()?;
     let before = Snapshot::take()?;
     if suite.wants(1) || suite.wants(2) {
         suite.stage("rungs 1-2", Suite::small)?;

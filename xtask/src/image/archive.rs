@@ -28,6 +28,9 @@ const TAG: &str = "org.opencontainers.image.ref.name";
 /// All times in an image.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 
+/// Digest and content.
+type Blob = (String, Vec<u8>);
+
 /// How an image is started.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -62,15 +65,18 @@ pub fn normalise(name: &str) -> anyhow::Result<String> {
 /// Pack a root folder.
 pub fn write(root: &Path, reference: &str, settings: &Settings, archive: &Path) -> anyhow::Result<()> {
     let layer = layer(root)?;
-    let diff = format!("sha256:{}", digest(&layer));
-    let configuration = configuration(settings, &diff)?;
+    // Large: its digest is made once.
+    let layer = (digest(&layer), layer);
+    let configuration = configuration(settings, &format!("sha256:{}", layer.0))?;
+    let configuration = (digest(configuration.as_bytes()), configuration.into_bytes());
     let manifest = ImageManifestBuilder::default()
         .schema_version(SCHEMA_VERSION)
         .media_type(MediaType::ImageManifest)
-        .config(descriptor(MediaType::ImageConfig, configuration.as_bytes())?.build()?)
+        .config(descriptor(MediaType::ImageConfig, &configuration)?.build()?)
         .layers(vec![descriptor(MediaType::ImageLayer, &layer)?.build()?])
         .build()?
         .to_string()?;
+    let manifest = (digest(manifest.as_bytes()), manifest.into_bytes());
     let tag = reference.rsplit(':').next().unwrap_or(reference);
     let platform = PlatformBuilder::default()
         .architecture(architecture())
@@ -80,7 +86,7 @@ pub fn write(root: &Path, reference: &str, settings: &Settings, archive: &Path) 
         .schema_version(SCHEMA_VERSION)
         .media_type(MediaType::ImageIndex)
         .manifests(vec![
-            descriptor(MediaType::ImageManifest, manifest.as_bytes())?
+            descriptor(MediaType::ImageManifest, &manifest)?
                 .platform(platform)
                 .annotations(HashMap::from([
                     (NAME.to_owned(), reference.to_owned()),
@@ -95,11 +101,10 @@ pub fn write(root: &Path, reference: &str, settings: &Settings, archive: &Path) 
         .image_layout_version("1.0.0")
         .build()?;
     let layout = serde_json::to_string(&layout)?;
-    let blobs = [layer.as_slice(), configuration.as_bytes(), manifest.as_bytes()];
-    save(archive, &layout, &index, &blobs)
+    save(archive, &layout, &index, &[layer, configuration, manifest])
 }
 
-fn save(archive: &Path, layout: &str, index: &str, blobs: &[&[u8]]) -> anyhow::Result<()> {
+fn save(archive: &Path, layout: &str, index: &str, blobs: &[Blob]) -> anyhow::Result<()> {
     let folder = archive.parent().context("the archive's folder")?;
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let new = archive.with_extension(format!("new-{}", std::process::id()));
@@ -107,8 +112,8 @@ fn save(archive: &Path, layout: &str, index: &str, blobs: &[&[u8]]) -> anyhow::R
     let mut tar = tar::Builder::new(file);
     append(&mut tar, "oci-layout", layout.as_bytes())?;
     append(&mut tar, "index.json", index.as_bytes())?;
-    for blob in blobs {
-        append(&mut tar, &format!("blobs/sha256/{}", digest(blob)), blob)?;
+    for (digest, content) in blobs {
+        append(&mut tar, &format!("blobs/sha256/{digest}"), content)?;
     }
     tar.into_inner()?.sync_all()?;
     fs::rename(&new, archive).with_context(|| format!("rename to {}", archive.display()))
@@ -156,11 +161,11 @@ fn architecture() -> Arch {
     }
 }
 
-fn descriptor(media_type: MediaType, content: &[u8]) -> anyhow::Result<DescriptorBuilder> {
+fn descriptor(media_type: MediaType, blob: &Blob) -> anyhow::Result<DescriptorBuilder> {
     Ok(DescriptorBuilder::default()
         .media_type(media_type)
-        .size(content.len() as u64)
-        .digest(Sha256Digest::from_str(&digest(content))?))
+        .size(blob.1.len() as u64)
+        .digest(Sha256Digest::from_str(&blob.0)?))
 }
 
 fn digest(content: &[u8]) -> String {

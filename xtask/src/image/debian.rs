@@ -31,41 +31,91 @@ struct Entry {
 /// The named packages, and the libraries they need. Nothing else they depend on comes along: an image has no package
 /// manager, so scripts and configuration tools would be dead weight.
 pub fn closure(names: &[String]) -> anyhow::Result<BTreeSet<Package>> {
-    if names.iter().any(|name| look_up(name).is_err()) {
-        // A fresh machine has no lists.
-        setup::update_lists()?;
+    // Reading the lists takes seconds, and what they say changes only with them.
+    if let Some(lists) = lists_changed()
+        && let Ok(text) = fs::read_to_string(note(names, lists)?)
+        && let Some(found) = text.lines().map(Package::parse).collect()
+    {
+        return Ok(found);
     }
-    let mut found = BTreeSet::new();
-    let mut seen: BTreeMap<String, ()> = BTreeMap::new();
-    let mut open: Vec<(String, bool)> = names.iter().map(|name| (name.clone(), true)).collect();
-    while let Some((name, asked_for)) = open.pop() {
-        if seen.insert(name.clone(), ()).is_some() {
-            continue;
-        }
-        let entry = match look_up(&name) {
-            Ok(entry) => entry,
-            Err(error) if asked_for => return Err(error),
-            // Names that only exist as somebody's "provides".
-            Err(_) => continue,
-        };
-        if !(asked_for || entry.is_library) {
-            continue;
-        }
-        open.extend(
-            entry
-                .depends
-                .into_iter()
-                .filter_map(|alternatives| alternatives.into_iter().next())
-                .map(|name| (name, false)),
-        );
-        found.insert(entry.package);
+    let found = resolve(names)?;
+    if let Some(lists) = lists_changed() {
+        let text: Vec<String> = found.iter().map(Package::show).collect();
+        run::replace(&note(names, lists)?, text.join("\n").as_bytes())?;
     }
     Ok(found)
 }
 
-fn look_up(name: &str) -> anyhow::Result<Entry> {
-    let text = run::output(Command::new("apt-cache").args(["show", "--no-all-versions", name]))?;
-    parse(&text).with_context(|| format!("the package lists do not know `{name}`"))
+fn note(names: &[String], lists: u64) -> anyhow::Result<PathBuf> {
+    Ok(run::cache()?
+        .join("debs")
+        .join(format!("{}-{lists}.list", names.join("+"))))
+}
+
+/// When the package lists were last fetched, in nanoseconds.
+fn lists_changed() -> Option<u64> {
+    let time = fs::metadata("/var/lib/apt/lists").ok()?.modified().ok()?;
+    let age = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+    u64::try_from(age.as_nanos()).ok()
+}
+
+impl Package {
+    fn show(&self) -> String {
+        format!("{} {} {}", self.name, self.version, self.architecture)
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ').map(str::to_owned);
+        Some(Self {
+            name: words.next()?,
+            version: words.next()?,
+            architecture: words.next()?,
+        })
+    }
+}
+
+fn resolve(names: &[String]) -> anyhow::Result<BTreeSet<Package>> {
+    let mut known = look_up(names)?;
+    if known.len() < names.len() {
+        // A fresh machine has no lists.
+        setup::update_lists()?;
+        known = look_up(names)?;
+    }
+    if let Some(name) = names.iter().find(|name| !known.contains_key(*name)) {
+        bail!("the package lists of this machine do not know `{name}`");
+    }
+    let mut found = BTreeSet::new();
+    let mut seen: BTreeSet<String> = names.iter().cloned().collect();
+    while !known.is_empty() {
+        let wanted = known
+            .values()
+            .flat_map(|entry| &entry.depends)
+            .filter_map(|alternatives| alternatives.first())
+            .filter(|name| seen.insert((*name).clone()))
+            .cloned()
+            .collect::<Vec<_>>();
+        found.extend(known.into_values().map(|entry| entry.package));
+        // Names that only exist as somebody's "provides" are not in the answer.
+        known = look_up(&wanted)?;
+        known.retain(|_, entry| entry.is_library);
+    }
+    Ok(found)
+}
+
+/// What the lists say of packages, by name; those they do not know are left out.
+fn look_up(names: &[String]) -> anyhow::Result<BTreeMap<String, Entry>> {
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    // It ends with an error where one name of many is unknown, having told of the others.
+    let output = Command::new("apt-cache")
+        .args(["show", "--no-all-versions"])
+        .args(names)
+        .output()
+        .context("starting apt-cache")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let entries = text.split("\n\n").filter_map(parse);
+    Ok(entries.map(|entry| (entry.package.name.clone(), entry)).collect())
 }
 
 fn parse(text: &str) -> Option<Entry> {
@@ -111,7 +161,13 @@ pub fn download(package: &Package) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&partial).with_context(|| format!("make {}", partial.display()))?;
     let mut command = Command::new("apt-get");
     command
-        .args(["-q", "download", &format!("{}={}", package.name, package.version)])
+        .args([
+            "-q",
+            "-o",
+            "APT::Sandbox::User=root",
+            "download",
+            &format!("{}={}", package.name, package.version),
+        ])
         .current_dir(&partial);
     let fetched = run::output(&mut command).map(|_| ());
     let result = fetched.and_then(|()| {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     thread,
@@ -16,6 +17,8 @@ use crate::run;
 /// The kernel takes namespaces and cgroups away a little after their last process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+const PROCESS: &str = "process in another network namespace or a cgroup of ours,";
+
 /// Kind → what there is of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot(BTreeMap<&'static str, BTreeSet<String>>);
@@ -28,6 +31,7 @@ impl Snapshot {
         all.insert("named network namespace", names(Path::new("/run/netns")));
         all.insert("mount", mounts()?);
         all.insert("setting", settings());
+        all.insert(PROCESS, processes());
         all.insert("cgroup", cgroups()?);
         all.insert("pin", names(Path::new("/sys/fs/bpf")));
         Ok(Self(all))
@@ -56,9 +60,11 @@ impl Snapshot {
                     .difference(before)
                     .map(|what| format!("the tests left {kind} {what}")),
             );
+            // Whoever ended meanwhile did so by himself.
+            let gone = (*kind != PROCESS).then(|| before.difference(after));
             found.extend(
-                before
-                    .difference(after)
+                gone.into_iter()
+                    .flatten()
                     .map(|what| format!("the tests took away {kind} {what}")),
             );
         }
@@ -82,40 +88,66 @@ fn mounts() -> Result<BTreeSet<String>> {
         .collect())
 }
 
+/// Settings that the kernel itself changes while a machine lives.
+const RESTLESS: [&str; 4] = ["ns_last_pid", "perf_event_max_sample_rate", "random", "pty"];
+
 fn settings() -> BTreeSet<String> {
-    let mut paths = vec![
-        "net/ipv4/ip_forward".to_owned(),
-        "net/ipv4/ip_local_reserved_ports".to_owned(),
-    ];
-    for device in ["all", "default", "lo"] {
-        for key in ["forwarding", "accept_local", "route_localnet", "rp_filter"] {
-            paths.push(format!("net/ipv4/conf/{device}/{key}"));
+    let mut found = BTreeSet::new();
+    for root in ["net", "kernel", "vm"] {
+        collect_settings(&Path::new("/proc/sys").join(root), &mut found);
+    }
+    found
+}
+
+fn collect_settings(path: &Path, found: &mut BTreeSet<String>) {
+    if RESTLESS.iter().any(|name| path.ends_with(name)) {
+        return;
+    }
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return;
+    };
+    if meta.is_dir() {
+        for name in names(path) {
+            collect_settings(&path.join(name), found);
+        }
+    } else if meta.permissions().mode() & 0o222 != 0
+        && let Ok(value) = fs::read_to_string(path)
+    {
+        found.insert(format!("{} = {}", path.display(), value.trim()));
+    }
+}
+
+/// Processes in another network namespace, or below cgroups of ours. (Another mount namespace alone says nothing: system
+/// services have one each, and come and go.)
+fn processes() -> BTreeSet<String> {
+    let ours = fs::read_link("/proc/self/ns/net").ok();
+    let mut found = BTreeSet::new();
+    for pid in names(Path::new("/proc"))
+        .into_iter()
+        .filter(|name| name.parse::<u32>().is_ok())
+    {
+        let folder = Path::new("/proc").join(&pid);
+        let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
+        let namespace = fs::read_link(folder.join("ns/net")).ok();
+        let foreign = namespace.is_some() && namespace != ours;
+        let groups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
+        if foreign || groups.contains("keelson-") || groups.contains("kubepods") {
+            found.insert(format!("{pid} {}", name.trim()));
         }
     }
-    let read = |path: String| {
-        Some(format!(
-            "{path} = {}",
-            fs::read_to_string(Path::new("/proc/sys").join(&path))
-                .ok()?
-                .trim()
-        ))
-    };
-    paths.into_iter().filter_map(read).collect()
+    found
 }
 
 /// Cgroups of ours at the top of any hierarchy.
 fn cgroups() -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let roots = table
-        .lines()
-        .filter(|line| line.contains(" - cgroup"))
-        .filter_map(|line| line.split(' ').nth(4));
-    for root in roots {
-        let ours = names(Path::new(root))
-            .into_iter()
-            .filter(|name| name.contains("keelson") || name.contains("kubepods"));
-        found.extend(ours.map(|name| format!("{root}/{name}")));
+    for root in super::sweep::hierarchies()? {
+        let ours = names(&root).into_iter().filter(|name| {
+            ["keelson", "kubepods", "k8s.io"]
+                .iter()
+                .any(|part| name.contains(part))
+        });
+        found.extend(ours.map(|name| format!("{}/{name}", root.display())));
     }
     Ok(found)
 }
