@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `node` | a node of its own: namespaces, containerd, agent, a client beside it; nothing of it stays |
 //! | `namespace` | network namespaces: made, entered by a thread, wired |
+//! | `cri` | a bare client of the container runtime |
 //! | `cgroup` | one path in every hierarchy; whoever is in it is ended with it |
 //! | `wait` | conditions instead of sleeps |
 //! | `sockets` | TCP, UDP and refusals, asked once |
@@ -13,6 +14,7 @@
 
 pub mod binaries;
 pub mod cgroup;
+pub mod cri;
 pub mod http;
 pub mod load;
 pub mod namespace;
