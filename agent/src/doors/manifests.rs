@@ -247,6 +247,9 @@ pub mod fake {
 
     use super::{Change, Error, Folder, Path, PathBuf, Watch, io, mpsc};
 
+    /// Stands for watching in [`MemoryFolder::fail`].
+    pub const WATCH: &str = "(watch)";
+
     #[derive(Default)]
     struct State {
         files: BTreeMap<PathBuf, String>,
@@ -278,6 +281,11 @@ pub mod fake {
         pub fn remove(&self, path: &str) {
             self.state().files.remove(Path::new(path));
             self.tell(Change::Gone(path.into()));
+        }
+
+        /// The watch ends, as it does when the folder is exchanged.
+        pub fn end_watch(&self) {
+            self.state().watcher = None;
         }
 
         /// Tell of a change.
@@ -316,6 +324,7 @@ pub mod fake {
         }
 
         fn watch(&self) -> Result<Watch, Error> {
+            self.check(Path::new(WATCH))?;
             let (sender, changes) = mpsc::unbounded_channel();
             self.state().watcher = Some(sender);
             Ok(Watch {

@@ -154,7 +154,7 @@ impl ManifestsLoop {
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
                 change = next_change(&mut watch) => match change {
                     Some(change) => self.note(change, &mut watch),
-                    None => self.rewatch = true,
+                    None => (watch, self.rewatch) = (None, true),
                 },
                 () = concerned(&mut revisions, seen) => {}
                 () = time::sleep_until(alarm) => {
@@ -204,7 +204,8 @@ impl ManifestsLoop {
         self.observe(watch);
         let fine = self.trouble.is_none();
         let mut changed = self.read_due();
-        if !self.listed && !fine {
+        if !self.listed && self.rescan {
+            // Nothing is known yet.
             self.report_trouble();
             return false;
         }
@@ -247,18 +248,18 @@ impl ManifestsLoop {
 
     /// List the folder if that is due; every file found or known is then due to be read.
     fn observe(&mut self, watch: &mut Option<Watch>) {
+        let mut unwatched = None;
         if self.rewatch {
             // Watch first, list then: nothing falls between.
             match self.folder.watch() {
                 Ok(new) => {
                     *watch = Some(new);
-                    (self.rewatch, self.rescan) = (false, true);
+                    self.rewatch = false;
                 }
-                Err(error) => {
-                    self.trouble = Some(error.to_string());
-                    return;
-                }
+                // Without a watch the folder is still read, as often as watching it is tried again.
+                Err(error) => unwatched = Some(error.to_string()),
             }
+            self.rescan = true;
         }
         if !self.rescan {
             return;
@@ -270,7 +271,7 @@ impl ManifestsLoop {
                     self.due.entry(path).or_insert(now);
                 }
                 self.rescan = false;
-                self.trouble = None;
+                self.trouble = unwatched;
             }
             Err(error) => self.trouble = Some(error.to_string()),
         }

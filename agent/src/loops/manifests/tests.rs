@@ -451,6 +451,66 @@ async fn a_folder_that_cannot_be_listed_changes_nothing_and_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_folder_that_cannot_be_watched_is_read_all_the_same() {
+    use crate::doors::manifests::fake::WATCH;
+
+    let mut bench = Bench::new();
+    bench.folder.place("a.yaml", POD);
+    bench.folder.fail(WATCH);
+    bench.start();
+    bench.until("placed", |objects| pod(objects, "p").is_some()).await;
+    bench
+        .until("told", |objects| errors(objects, ".").contains("told to fail"))
+        .await;
+    bench.folder.place("b.yaml", SERVICE);
+    bench
+        .until("found by reading again", |objects| !objects.services.is_empty())
+        .await;
+    bench.folder.heal();
+    bench
+        .until("healed", |objects| errors(objects, ".").is_empty())
+        .await;
+    // A watch that ends is replaced; meanwhile the loop does not spin.
+    bench.folder.fail(WATCH);
+    bench.folder.end_watch();
+    bench
+        .until("told again", |objects| !errors(objects, ".").is_empty())
+        .await;
+    let before = time::Instant::now();
+    bench.folder.heal();
+    bench
+        .until("healed again", |objects| errors(objects, ".").is_empty())
+        .await;
+    assert!(
+        before.elapsed() > Duration::ZERO,
+        "it waited before it tried again"
+    );
+    bench
+        .folder
+        .write("c.yaml", &SERVICE.replace("name: s", "name: t"));
+    bench
+        .until("the second", |objects| objects.services.len() == 2)
+        .await;
+    bench.stop().await;
+}
+
+#[test]
+fn the_demo_is_a_manifest_that_is_accepted() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/web.yaml");
+    let text = std::fs::read_to_string(path).expect("the demo is there");
+    let rules = Rules {
+        node_name: "n1".to_owned(),
+        service_cidr: Config::default().service_cidr,
+        node_port_range: Config::default().node_port_range,
+    };
+    let documents = yaml::documents(&text, yaml::Format::Yaml);
+    assert!(!documents.is_empty());
+    for document in documents {
+        decode(&document.expect("parses"), &rules).expect("accepted");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_that_cannot_be_read_keeps_its_last_good_state() {
     let mut bench = Bench::new();
     bench.folder.place("a.yaml", POD);
