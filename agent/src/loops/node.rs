@@ -1,6 +1,6 @@
 //! Node loop: the Node object says what the machine is, how it is, and what the subsystems report.
 //!
-//! Observe: the machine (once; its use every [`PERIOD`], which nothing announces), the subsystems' health and the node's
+//! Observe: the machine (once; its use every ten seconds, which nothing announces), the subsystems' health and the node's
 //! addresses (by their changes), the runtime's version (when it comes to life). Plan: `keelson_core::node`. Apply: the world.
 //! Report: events when something turns.
 
