@@ -9,6 +9,7 @@ pub mod manifests;
 pub mod netlink;
 pub mod probes;
 pub mod store;
+pub mod streaming;
 #[cfg(test)]
 pub mod temporary;
 pub mod volumes;

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod context;
+pub mod control;
 pub mod doors;
 pub mod events;
 pub mod health;

@@ -1,0 +1,350 @@
+//! The calls of the control API, one by one.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use keelson_core::manifest::{merge::Readings, object::Kind, validate::Rules};
+use keelson_proto::keelson::{
+    Applied, ApplyRequest, ApplyResponse, CheckRequest, CheckResponse, DeleteRequest, DeleteResponse,
+    Deleted, ExecRequest, ExecResponse, ListRequest, ListResponse, LogsRequest, LogsResponse, ObjectRef,
+    VersionRequest, VersionResponse, WatchEvent, applied::Action, control_server::Control, watch_event::Type,
+};
+use tokio::sync::Mutex;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::{
+    apply, check, delete, exec, folder,
+    list::{self, Listing, Query},
+    logs,
+    resource::Resource,
+    stream::{Driven, Sink, driven, send},
+    yaml_text,
+};
+use crate::{
+    context::Context,
+    doors::cri::Runtime,
+    loops::manifests,
+    world::{Objects, World},
+};
+
+/// How long a call waits for the loops to take up what it wrote, so that the next command sees it.
+const TAKE_UP: Duration = Duration::from_secs(2);
+
+/// The server.
+pub struct Server {
+    ctx: Context,
+    runtime: Arc<dyn Runtime>,
+    rules: Rules,
+    /// One writer at a time: each decides by what it read.
+    writing: Mutex<()>,
+}
+
+impl Server {
+    /// A server on the agent's world and its runtime.
+    pub fn new(ctx: Context, runtime: Arc<dyn Runtime>) -> Self {
+        Self {
+            rules: manifests::rules(&ctx.config),
+            ctx,
+            runtime,
+            writing: Mutex::new(()),
+        }
+    }
+
+    fn root(&self) -> &Path {
+        &self.ctx.config.manifests
+    }
+
+    fn read_folder(&self) -> Result<Readings, Status> {
+        std::fs::create_dir_all(self.root())
+            .map_err(|error| Status::internal(format!("create folder {}: {error}", self.root().display())))?;
+        folder::read(self.root(), &self.rules)
+            .map_err(|error| Status::internal(format!("read the folder of manifests: {error}")))
+    }
+
+    fn write(&self, step: &apply::Step) -> Result<(), Status> {
+        let fail = |why: String| {
+            Status::internal(format!(
+                "write {}: {why}; objects named before it have been written",
+                self.root().join(&step.file).display()
+            ))
+        };
+        let text = yaml_text::yaml(&step.value).map_err(fail)?;
+        folder::write(self.root(), &step.file, &text, step.id.kind == Kind::Secret)
+            .map_err(|error| fail(error.to_string()))
+    }
+
+    async fn apply_all(&self, request: ApplyRequest) -> Result<Vec<Applied>, Status> {
+        let _writer = self.writing.lock().await;
+        let before = self.ctx.world.snapshot();
+        let readings = self.read_folder()?;
+        let observed = apply::Observed {
+            readings: &readings,
+            reports: &before.manifests,
+            allocated: &before.services,
+            rules: &self.rules,
+        };
+        let steps = apply::plan(&request.sources, &request.namespace, &observed)
+            .map_err(|problems| Status::invalid_argument(problems.join("\n")))?;
+        let mut results = Vec::new();
+        if !request.dry_run {
+            for step in steps.iter().filter(|step| step.action != Action::Unchanged) {
+                self.write(step)?;
+                info!("apply: {} written to {}", step.id, step.file.display());
+            }
+        }
+        for step in steps {
+            let wait = !request.dry_run && step.action != Action::Unchanged;
+            let warning = if wait {
+                self.taken_up(&step, &before).await
+            } else {
+                String::new()
+            };
+            results.push(Applied {
+                object: Some(reference(
+                    Resource::of(step.id.kind),
+                    &step.id.key.namespace,
+                    &step.id.key.name,
+                )),
+                action: step.action.into(),
+                file: step.file.display().to_string(),
+                warning,
+            });
+        }
+        Ok(results)
+    }
+
+    /// Wait until the manifests loop has read a written file; returns what the user should know.
+    async fn taken_up(&self, step: &apply::Step, before: &Objects) -> String {
+        let resource = Resource::of(step.id.kind);
+        let version = |objects: &Objects| {
+            delete::metadata(objects, resource, &step.id.key).map(|metadata| {
+                (
+                    metadata.uid.clone(),
+                    metadata.resource_version.clone(),
+                    metadata.deletion_timestamp.is_some(),
+                )
+            })
+        };
+        let old = version(before);
+        let name = step.id.to_string();
+        let seen = |objects: &Objects| -> Option<String> {
+            let report = objects.manifests.get(&step.file)?;
+            if !report.errors.is_empty() {
+                return Some(format!("refused: {}", report.errors.join("; ")));
+            }
+            let fresh = version(objects) != old || step.id.kind == Kind::Namespace;
+            (report.objects.contains(&name) && fresh).then(String::new)
+        };
+        until(&self.ctx.world, seen).await.unwrap_or_else(|| {
+            "written, but the agent has not taken it up yet; see `keelson get manifests`".to_owned()
+        })
+    }
+
+    async fn delete_all(&self, request: DeleteRequest) -> Result<Vec<Deleted>, Status> {
+        let _writer = self.writing.lock().await;
+        if request.grace_seconds.is_some_and(|grace| grace < 0) {
+            return Err(Status::invalid_argument("the grace period must not be negative"));
+        }
+        let objects = self.ctx.world.snapshot();
+        let readings = self.read_folder()?;
+        let observed = delete::Observed {
+            readings: &readings,
+            reports: &objects.manifests,
+            objects: &objects,
+        };
+        let mut steps = Vec::new();
+        for wanted in &request.objects {
+            steps.extend(delete::plan(wanted, request.ignore_not_found, &observed).map_err(refusal)?);
+        }
+        for step in &steps {
+            self.delete_one(step, request.grace_seconds)?;
+        }
+        let mut results = Vec::new();
+        for step in steps {
+            self.noticed(&step).await;
+            results.push(Deleted {
+                object: Some(reference(step.resource, &step.key.namespace, &step.key.name)),
+                uid: step.uid,
+            });
+        }
+        Ok(results)
+    }
+
+    fn delete_one(&self, step: &delete::Step, grace: Option<i64>) -> Result<(), Status> {
+        // The file goes first: a pod that ends while its file is there would come again.
+        if let Some(file) = &step.file {
+            let path = self.root().join(file);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Status::internal(format!("remove {}: {error}", path.display())));
+                }
+                _ => info!(
+                    "delete: {} {} removed with {}",
+                    step.resource,
+                    step.key,
+                    file.display()
+                ),
+            }
+        }
+        if step.resource == Resource::Pods && !step.uid.is_empty() {
+            self.ctx
+                .world
+                .update(|objects| objects.delete_pod(&step.key, &step.uid, grace, Timestamp::now()));
+        }
+        Ok(())
+    }
+
+    async fn noticed(&self, step: &delete::Step) {
+        let seen = |objects: &Objects| {
+            let there = delete::metadata(objects, step.resource, &step.key)
+                .filter(|there| there.uid.as_deref().unwrap_or_default() == step.uid);
+            there
+                .is_none_or(|there| there.deletion_timestamp.is_some())
+                .then_some(())
+        };
+        if until(&self.ctx.world, seen).await.is_none() {
+            warn!(
+                "delete: the manifests loop has not yet taken up that {} {} is gone",
+                step.resource, step.key
+            );
+        }
+    }
+}
+
+fn reference(resource: Resource, namespace: &str, name: &str) -> ObjectRef {
+    ObjectRef {
+        resource: resource.plural().to_owned(),
+        namespace: if resource.namespaced() {
+            namespace.to_owned()
+        } else {
+            String::new()
+        },
+        name: name.to_owned(),
+    }
+}
+
+fn refusal(refusal: delete::Refusal) -> Status {
+    match refusal {
+        delete::Refusal::NotFound(why) => Status::not_found(why),
+        delete::Refusal::Invalid(why) => Status::invalid_argument(why),
+        delete::Refusal::NotOurs(why) => Status::failed_precondition(why),
+    }
+}
+
+/// Wait until the world gives an answer; `None` if it does not in time.
+async fn until<T>(world: &World, answer: impl Fn(&Objects) -> Option<T>) -> Option<T> {
+    let mut revisions = world.watch();
+    let wait = async {
+        loop {
+            revisions.borrow_and_update();
+            if let Some(found) = answer(&world.snapshot()) {
+                return Some(found);
+            }
+            revisions.changed().await.ok()?;
+        }
+    };
+    tokio::time::timeout(TAKE_UP, wait).await.ok().flatten()
+}
+
+/// Send what is there, then what changes, until the caller goes or the agent stops.
+async fn watch(ctx: Context, query: Query, sink: Sink<WatchEvent>) -> Result<(), Status> {
+    let mut revisions = ctx.world.watch();
+    let mut shutdown = ctx.shutdown.clone();
+    let mut known = Listing::new();
+    let mut first = true;
+    loop {
+        let seen = *revisions.borrow_and_update();
+        let now = query.list(&ctx.world.snapshot()).map_err(unwritable)?;
+        for event in list::changes(&known, &now) {
+            send(sink.send(Ok(event)).await)?;
+        }
+        known = now;
+        if std::mem::take(&mut first) {
+            let bookmark = WatchEvent {
+                r#type: Type::Bookmark.into(),
+                object: Vec::new(),
+            };
+            send(sink.send(Ok(bookmark)).await)?;
+        }
+        tokio::select! {
+            _ = shutdown.wait_for(|stop| *stop) => return Err(Status::unavailable("the agent is stopping")),
+            moved = revisions.wait_for(|now| query.revision(now) != query.revision(&seen)) => {
+                if moved.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn unwritable(error: serde_json::Error) -> Status {
+    Status::internal(format!("write an object as JSON: {error}"))
+}
+
+#[tonic::async_trait]
+impl Control for Server {
+    type WatchStream = Driven<WatchEvent>;
+    type LogsStream = Driven<LogsResponse>;
+    type ExecStream = Driven<ExecResponse>;
+
+    async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
+        Ok(Response::new(VersionResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_name: self.ctx.config.node_name.clone(),
+        }))
+    }
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let results = self.apply_all(request.into_inner()).await?;
+        Ok(Response::new(ApplyResponse { results }))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let results = self.delete_all(request.into_inner()).await?;
+        Ok(Response::new(DeleteResponse { results }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let request = request.into_inner();
+        let query = Query::parse(&request).map_err(Status::invalid_argument)?;
+        let found = query.list(&self.ctx.world.snapshot()).map_err(unwritable)?;
+        if found.is_empty() && !request.name.is_empty() {
+            return Err(Status::not_found(delete::not_found(
+                query.resource,
+                &request.name,
+            )));
+        }
+        Ok(Response::new(ListResponse {
+            objects: found.into_values().collect(),
+        }))
+    }
+
+    async fn watch(&self, request: Request<ListRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let query = Query::parse(request.get_ref()).map_err(Status::invalid_argument)?;
+        let ctx = self.ctx.clone();
+        Ok(Response::new(driven(|sink| watch(ctx, query, sink))))
+    }
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let plan = logs::Plan::new(&self.ctx, request.into_inner())?;
+        let ctx = self.ctx.clone();
+        Ok(Response::new(driven(|sink| logs::run(ctx, plan, sink))))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let mut input = request.into_inner();
+        let session = exec::Session::open(&self.ctx, &*self.runtime, &mut input).await?;
+        Ok(Response::new(driven(|sink| session.run(input, sink))))
+    }
+
+    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let mut findings = check::node(&check::Places::of(&self.ctx.config)).await;
+        let runtime = check::runtime_name(&*self.runtime).await;
+        findings.extend(check::agent(&self.ctx.health, &runtime));
+        Ok(Response::new(CheckResponse { findings }))
+    }
+}
