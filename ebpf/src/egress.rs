@@ -8,7 +8,7 @@ use crate::direct::{self, Way};
 use crate::flow::{self, Ports};
 use crate::ingress::failed;
 use crate::packet::{Hook, KIND_ERROR, KIND_OTHER, PASS, Skb, Verdict, Work};
-use crate::{answer, icmp, ring};
+use crate::{answer, icmp, maps, ring};
 
 /// Carries one packet that leaves for a pod or for outside, and is not a pod's own to translate.
 #[inline(always)]
@@ -68,6 +68,9 @@ pub fn error(skb: Skb, work: &mut Work) -> Option<Verdict> {
 fn host(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook) -> Verdict {
     if direct::collision(work, hook, 0) == Way::Clear {
         return PASS;
+    }
+    if let Some(server) = maps::endpoint(&work.key.dst) {
+        work.flow.epoch = server.epoch;
     }
     if !flow::create(work, node, Ports::Range) {
         return failed(skb, work);

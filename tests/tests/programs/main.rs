@@ -1,11 +1,14 @@
 //! The kernel programs: the verifier accepts each, crafted packets get the verdict and the bytes they should, and real
 //! sockets talk over every path. Needs root; every test owns its namespaces.
 
+mod ageing;
+mod collisions;
 mod crafted;
-#[cfg(test)]
 mod packet;
 mod paths;
+mod raw;
 mod room;
+mod state;
 mod talk;
 mod topology;
 mod verifier;

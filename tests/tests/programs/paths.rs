@@ -16,7 +16,7 @@ fn ask_all(room: &crate::room::Room, to: (Ipv4Addr, u16), seen: Ipv4Addr) {
         ("UDP, fragments", ask_udp(room, to, 5000)),
     ] {
         match result {
-            Ok(peer) => assert_eq!(*peer.ip(), seen, "{what} to {to:?}: client as the server saw it"),
+            Ok(answer) => assert_eq!(answer.ip(), seen, "{what} to {to:?}: client as the server saw it"),
             Err(error) => panic!("{what} to {to:?}: {error}"),
         }
     }
@@ -151,7 +151,7 @@ fn a_pod_reaches_outside_under_the_nodes_address() {
     serve_tcp(&t.other, 8080);
     assert_eq!(
         ask_tcp(&t.p1, (OTHER, 8080), 100)
-            .map(|peer| *peer.ip())
+            .map(|answer| answer.ip())
             .expect("answer"),
         NODE
     );
@@ -171,7 +171,7 @@ fn a_service_may_have_an_endpoint_outside_the_cluster() {
     serve_tcp(&t.other, 8080);
     assert_eq!(
         ask_tcp(&t.other, (NODE, 30080), 100)
-            .map(|peer| *peer.ip())
+            .map(|answer| answer.ip())
             .expect("answer"),
         NODE
     );
@@ -199,7 +199,7 @@ fn what_no_service_has_is_refused_at_once() {
     t.service(&both(VIP, 80), &[]);
     t.service(&both(NODE, 30080), &[]);
     let refused = |result: io::Result<_>, what: &str| {
-        let kind = result.map(|_: std::net::SocketAddrV4| ()).expect_err(what).kind();
+        let kind = result.map(|_: crate::talk::Seen| ()).expect_err(what).kind();
         assert_eq!(kind, io::ErrorKind::ConnectionRefused, "{what}");
     };
     for (name, room) in [("pod", &t.p1), ("host", &t.node), ("outside", &t.client)] {

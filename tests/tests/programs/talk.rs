@@ -3,9 +3,15 @@
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsRawFd, OwnedFd},
     sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
+};
+
+use nix::sys::{
+    socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt},
+    time::TimeVal,
 };
 
 use crate::room::Room;
@@ -13,7 +19,23 @@ use crate::room::Room;
 /// How long an answer may take before the path counts as broken.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Starts a TCP server: says `peer\n`, then echoes until the client has finished.
+/// What a server told: who asked, and on which port of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The client as the server saw it.
+    pub peer: SocketAddrV4,
+    /// The server's port, which tells servers apart.
+    pub port: u16,
+}
+
+impl Seen {
+    /// The client's address.
+    pub fn ip(&self) -> Ipv4Addr {
+        *self.peer.ip()
+    }
+}
+
+/// Starts a TCP server: says `peer port\n`, then echoes until the client has finished.
 pub fn serve_tcp(room: &Room, port: u16) {
     let (ready, started) = channel();
     room.run(move || {
@@ -31,7 +53,7 @@ pub fn serve_tcp(room: &Room, port: u16) {
 
 fn echo_tcp(mut stream: TcpStream) -> io::Result<()> {
     let peer = stream.peer_addr()?;
-    writeln!(stream, "{peer}")?;
+    writeln!(stream, "{peer} {}", stream.local_addr()?.port())?;
     let mut buffer = [0; 65536];
     loop {
         let length = stream.read(&mut buffer)?;
@@ -42,7 +64,7 @@ fn echo_tcp(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Starts a UDP server: answers with `peer\n` and the datagram.
+/// Starts a UDP server: answers with `peer port\n` and the datagram.
 pub fn serve_udp(room: &Room, port: u16) {
     let (ready, started) = channel();
     room.run(move || {
@@ -54,7 +76,7 @@ pub fn serve_udp(room: &Room, port: u16) {
                 let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
                     continue;
                 };
-                let mut answer = format!("{peer}\n").into_bytes();
+                let mut answer = format!("{peer} {port}\n").into_bytes();
                 answer.extend_from_slice(&buffer[..length]);
                 answer.truncate(65507);
                 let _ = socket.send_to(&answer, peer);
@@ -65,15 +87,92 @@ pub fn serve_udp(room: &Room, port: u16) {
 }
 
 /// A TCP exchange: sends `size` bytes, wants them back; the address that the server saw.
-pub fn ask_tcp(room: &Room, to: (Ipv4Addr, u16), size: usize) -> io::Result<SocketAddrV4> {
+pub fn ask_tcp(room: &Room, to: (Ipv4Addr, u16), size: usize) -> io::Result<Seen> {
     room.run(move || {
         let stream = TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE)?;
         exchange(stream, size)
     })
 }
 
+/// Connects from a given port; the connection, which stays open until dropped.
+pub fn connect_from(room: &Room, port: u16, to: (Ipv4Addr, u16)) -> io::Result<TcpStream> {
+    room.run(move || {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match Socket::new(port).and_then(|socket| socket.connect(to)) {
+                // A closed socket lives on while a process that another test is just starting has a copy of it.
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < end => {
+                    thread::yield_now();
+                }
+                result => return result,
+            }
+        }
+    })
+}
+
+/// A TCP socket bound to a port before it connects, which the standard library cannot make.
+struct Socket(OwnedFd);
+
+impl Socket {
+    fn new(port: u16) -> io::Result<Self> {
+        let fd = socket::socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+        let patience = TimeVal::new(PATIENCE.as_secs() as i64, 0);
+        socket::setsockopt(&fd, sockopt::SendTimeout, &patience)?;
+        socket::bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+        Ok(Self(fd))
+    }
+
+    fn connect(self, to: (Ipv4Addr, u16)) -> io::Result<TcpStream> {
+        socket::connect(
+            self.0.as_raw_fd(),
+            &SockaddrIn::from(SocketAddrV4::new(to.0, to.1)),
+        )?;
+        Ok(TcpStream::from(self.0))
+    }
+}
+
+/// Closes with an RST, so that the port can be used again at once.
+pub fn abort(stream: TcpStream) {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    socket::setsockopt(&stream, sockopt::Linger, &linger).expect("linger");
+}
+
+/// Says something over a connection and hears it back, without closing.
+pub fn ping_pong(stream: &mut TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"ping")?;
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"ping") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        heard.push(byte[0]);
+    }
+    Ok(())
+}
+
+/// Reads the server's first line.
+pub fn greeting(stream: &mut TcpStream) -> io::Result<Seen> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    split(&line).map(|(seen, _)| seen)
+}
+
 /// The exchange over a connection that is made already.
-pub fn exchange(mut stream: TcpStream, size: usize) -> io::Result<SocketAddrV4> {
+pub fn exchange(mut stream: TcpStream, size: usize) -> io::Result<Seen> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let sent: Vec<u8> = (0..size).map(|i| i as u8).collect();
@@ -97,7 +196,7 @@ pub fn exchange(mut stream: TcpStream, size: usize) -> io::Result<SocketAddrV4> 
 }
 
 /// A UDP exchange of one datagram, repeated while the path learns its MTU; the address that the server saw.
-pub fn ask_udp(room: &Room, to: (Ipv4Addr, u16), size: usize) -> io::Result<SocketAddrV4> {
+pub fn ask_udp(room: &Room, to: (Ipv4Addr, u16), size: usize) -> io::Result<Seen> {
     ask_udp_from(room, (Ipv4Addr::UNSPECIFIED, 0), to, size)
 }
 
@@ -107,7 +206,7 @@ pub fn ask_udp_from(
     from: (Ipv4Addr, u16),
     to: (Ipv4Addr, u16),
     size: usize,
-) -> io::Result<SocketAddrV4> {
+) -> io::Result<Seen> {
     room.run(move || {
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
@@ -116,7 +215,7 @@ pub fn ask_udp_from(
 }
 
 /// The exchange over a connected socket.
-pub fn exchange_udp(socket: &UdpSocket, size: usize, patience: Duration) -> io::Result<SocketAddrV4> {
+pub fn exchange_udp(socket: &UdpSocket, size: usize, patience: Duration) -> io::Result<Seen> {
     let sent: Vec<u8> = (0..size).map(|i| i as u8).collect();
     let mut buffer = vec![0; 65536];
     let end = Instant::now() + patience;
@@ -141,11 +240,14 @@ pub fn exchange_udp(socket: &UdpSocket, size: usize, patience: Duration) -> io::
     }
 }
 
-fn split(answer: &[u8]) -> io::Result<(SocketAddrV4, &[u8])> {
+fn split(answer: &[u8]) -> io::Result<(Seen, &[u8])> {
     let end = answer.iter().position(|byte| *byte == b'\n');
     let end = end.ok_or_else(|| io::Error::other("an answer without an address"))?;
-    let peer = String::from_utf8_lossy(&answer[..end])
-        .parse()
-        .map_err(io::Error::other)?;
-    Ok((peer, &answer[end + 1..]))
+    let line = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let (peer, port) = line
+        .split_once(' ')
+        .ok_or_else(|| io::Error::other("an answer without a port"))?;
+    let peer = peer.parse().map_err(io::Error::other)?;
+    let port = port.parse().map_err(io::Error::other)?;
+    Ok((Seen { peer, port }, &answer[end + 1..]))
 }

@@ -22,7 +22,6 @@ use keelson_dataplane::{
         Addr, BACKEND_NODE, Backend, BackendKey, Endpoint, FRONTEND_EXTERNAL, Frontend, FrontendKey,
         PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_PEER_PODS, PREFIX_SERVICES,
     },
-    node::{KEELSON0_MAC, KEELSON1_MAC},
 };
 use nix::mount::{MsFlags, mount};
 
@@ -48,7 +47,8 @@ pub struct Topology {
     pub client: Room,
     pub other: Room,
     pub q1: Room,
-    pub switch: Room,
+    /// Held open: the namespace ends with its room.
+    _switch: Room,
     pub dataplane: Arc<Dataplane>,
     pub node: Room,
     services: AtomicU32,
@@ -105,7 +105,7 @@ impl Topology {
             client,
             other,
             q1,
-            switch,
+            _switch: switch,
             dataplane,
             node,
             services: AtomicU32::new(1),
@@ -246,9 +246,10 @@ impl Topology {
         self.with(move |dataplane| dataplane.counters().expect("counters")[index as usize])
     }
 
-    /// Index of one of the node's devices.
-    pub fn ifindex(&self, link: &str) -> u32 {
-        link_of(&self.node, link).0
+    /// Index and MAC of one of the node's devices.
+    pub fn link(&self, link: &str) -> (u32, [u8; 6]) {
+        let (ifindex, mac, _) = link_of(&self.node, link);
+        (ifindex, mac)
     }
 }
 
@@ -310,6 +311,3 @@ fn text(mac: [u8; 6]) -> String {
 pub fn addr(address: Ipv4Addr) -> Addr {
     IpAddr::V4(address).into()
 }
-
-/// MACs of the node's own pair: what crafted packets at `keelson1` carry.
-pub const PAIR: ([u8; 6], [u8; 6]) = (KEELSON0_MAC, KEELSON1_MAC);
