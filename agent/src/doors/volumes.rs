@@ -167,7 +167,7 @@ impl Volumes {
             let payload = payload::config_map(name, source, object.map(AsRef::as_ref))?;
             let path = place("configmap");
             make_folder(&path, 0o755)?;
-            return write(name, path, &payload, group);
+            return write(name, path, payload, group);
         }
         if let Some(source) = &volume.secret {
             let object = source
@@ -180,7 +180,7 @@ impl Volumes {
             // Never on a disk.
             mounts::memory(&path, None)?;
             set_mode(&path, 0o755)?;
-            return write(name, path, &payload, group);
+            return write(name, path, payload, group);
         }
         if let Some(source) = &volume.empty_dir {
             let path = place("empty-dir");
@@ -289,16 +289,22 @@ fn remove_tree(path: &Path) -> Result<(), Error> {
 fn write(
     volume: &str,
     path: PathBuf,
-    payload: &atomic::Payload,
+    mut payload: atomic::Payload,
     group: Option<u32>,
 ) -> Result<PathBuf, Error> {
+    if group.is_some() {
+        // A group that owns the files is meant to read them, whatever mode was asked for.
+        for entry in payload.values_mut() {
+            entry.mode |= 0o440;
+        }
+    }
     let now = jiff::Timestamp::now();
     let stamp = format!(
         "{}-{}",
         now.strftime("%Y_%m_%d_%H_%M_%S"),
         now.subsec_nanosecond()
     );
-    atomic::write(&path, payload, group, &stamp).map_err(|source| Error::Write {
+    atomic::write(&path, &payload, group, &stamp).map_err(|source| Error::Write {
         volume: volume.to_owned(),
         source,
     })?;

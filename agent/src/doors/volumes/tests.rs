@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMap, ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, PodSpec,
-        SecretVolumeSource,
+        ConfigMap, ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, PodSecurityContext,
+        PodSpec, SecretVolumeSource,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
@@ -143,6 +143,32 @@ fn host_paths_are_checked_against_their_type() {
         .prepare(&pod(vec![volume("v")]), &Objects::default())
         .expect_err("no source");
     assert!(matches!(other, Error::Unsupported(_)));
+}
+
+#[test]
+fn a_group_that_owns_the_files_may_read_them() {
+    if !may_mount() {
+        return;
+    }
+    let root = Root::new("group");
+    let source = ConfigMapVolumeSource {
+        name: "pages".into(),
+        default_mode: Some(0o400),
+        ..Default::default()
+    };
+    let mut pod = pod(vec![Volume {
+        config_map: Some(source),
+        ..volume("www")
+    }]);
+    let spec = pod.spec.as_mut().expect("spec");
+    spec.security_context = Some(PodSecurityContext {
+        fs_group: Some(2000),
+        ..PodSecurityContext::default()
+    });
+    let paths = root.volumes.prepare(&pod, &objects("one")).expect("prepare");
+    let metadata = fs::metadata(paths["www"].join("page")).expect("metadata");
+    let group = std::os::unix::fs::MetadataExt::gid(&metadata);
+    assert_eq!((group, metadata.permissions().mode() & 0o777), (2000, 0o440));
 }
 
 /// Mounting needs the right to; without it the suite's root rungs cover this.

@@ -28,7 +28,10 @@ use super::{
     report,
     roster::{Poke, Poked},
 };
-use crate::world::{Objects, Revisions};
+use crate::{
+    doors::cri::Error,
+    world::{Objects, Revisions},
+};
 
 /// The dataplane is given this long to take a terminating pod out of its Services.
 const ACKNOWLEDGE: Duration = Duration::from_secs(2);
@@ -36,6 +39,7 @@ const ACKNOWLEDGE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 /// CRI takes in containerd's exits by itself; until then it shows the container as running.
 const LAG_FIRST: Duration = Duration::from_millis(2);
+const LAG_STEP: Duration = Duration::from_millis(100);
 const LAG_LONGEST: Duration = Duration::from_secs(5);
 
 /// Run until the pod is gone from world and machine.
@@ -179,7 +183,11 @@ impl Worker {
         if let Some(soon) = self.lagging() {
             return Next::Wait(Some(soon));
         }
-        self.images(&pod).await;
+        if let Err(error) = self.images(&pod).await {
+            // Unknown is not absent: what is there must not be fetched.
+            debug!(%error, "the images are asked for again");
+            return Next::Wait(Some(Instant::now() + RETRY));
+        }
         self.acknowledge(&pod, objects.revisions.pods);
         let observed = self.observed();
         let now = (self.shared.doors.clock)();
@@ -199,7 +207,7 @@ impl Worker {
         self.apply(&pod, &objects, observed, plan.steps).await
     }
 
-    async fn look(&mut self) -> Result<(), crate::doors::cri::Error> {
+    async fn look(&mut self) -> Result<(), Error> {
         self.seen = self.known.observe(&self.shared, &self.uid).await?;
         self.stale = false;
         if self.seen.sandboxes.iter().any(|sandbox| sandbox.ready) {
@@ -248,7 +256,7 @@ impl Worker {
             return None;
         }
         let soon = Instant::now() + ended.wait;
-        ended.wait *= 2;
+        ended.wait = (ended.wait * 2).min(LAG_STEP);
         self.stale = true;
         Some(soon)
     }
@@ -278,8 +286,11 @@ impl Worker {
     }
 
     /// Whether the images are there that containers are about to need.
-    async fn images(&mut self, pod: &Pod) {
-        let Some(spec) = &pod.spec else { return };
+    async fn images(&mut self, pod: &Pod) -> Result<(), Error> {
+        let ends = pod.metadata.deletion_timestamp.is_some() || self.memory.terminated;
+        let Some(spec) = pod.spec.as_ref().filter(|_| !ends) else {
+            return Ok(());
+        };
         let all = spec
             .containers
             .iter()
@@ -297,11 +308,10 @@ impl Worker {
             if runs || self.memory.images.get(&image).is_some_and(|state| state.present) {
                 continue;
             }
-            match self.shared.doors.runtime.image(&image).await {
-                Ok(found) => self.memory.images.entry(image).or_default().present = found.is_some(),
-                Err(error) => debug!(%error, "the image is asked for again"),
-            }
+            let found = self.shared.doors.runtime.image(&image).await?;
+            self.memory.images.entry(image).or_default().present = found.is_some();
         }
+        Ok(())
     }
 
     /// A terminating pod is told to stop only after its traffic has gone elsewhere.

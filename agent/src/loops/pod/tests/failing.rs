@@ -43,6 +43,12 @@ async fn every_failure_on_the_way_up_is_made_up_for() {
                 "{operation} {kind:?} {done}: {:?}",
                 inner.calls
             );
+            let pulled = inner.calls.iter().any(|call| call.starts_with("pull"));
+            assert!(
+                !pulled,
+                "{operation}: what is there is not fetched: {:?}",
+                inner.calls
+            );
             let running = inner
                 .containers
                 .values()

@@ -264,3 +264,10 @@ async fn a_failed_post_start_hook_ends_the_container() {
     })
     .await;
 }
+
+/// The loop is run as a task among others.
+#[test]
+fn the_loop_can_be_moved_between_threads() {
+    fn is_send<T: Send>(_: fn(crate::context::Context) -> T) {}
+    is_send(crate::loops::pod::run);
+}
