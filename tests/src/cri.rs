@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use keelson_proto::cri::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig,
-    PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StopPodSandboxRequest, runtime_service_client::RuntimeServiceClient,
+    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest,
+    runtime_service_client::RuntimeServiceClient,
 };
 use nix::sched::{CloneFlags, setns};
 use tokio::net::UnixStream;
@@ -21,6 +22,7 @@ use crate::node::{Node, containerd::SOCKET};
 pub struct Client {
     runtime: RuntimeServiceClient<Channel>,
     cgroup: String,
+    host_network: bool,
 }
 
 /// Run something with a client, on a thread whose file system is the node's (that is where the socket is).
@@ -60,7 +62,13 @@ impl Client {
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel),
             cgroup,
+            host_network: false,
         })
+    }
+
+    /// Sandboxes use the node's network from now on: no plugin is asked.
+    pub fn on_host_network(&mut self) {
+        self.host_network = true;
     }
 
     /// A sandbox as kubelet would make it.
@@ -77,7 +85,12 @@ impl Client {
                 namespace: "default".to_owned(),
                 attempt: 0,
             }),
-            hostname: name.to_owned(),
+            // A sandbox on the node's network has the node's name.
+            hostname: if self.host_network {
+                String::new()
+            } else {
+                name.to_owned()
+            },
             log_directory: format!("/var/log/pods/default_{name}_{uid}"),
             labels: labels
                 .into_iter()
@@ -85,6 +98,13 @@ impl Client {
                 .collect::<HashMap<_, _>>(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: format!("{}/by-hand", self.cgroup),
+                security_context: self.host_network.then(|| LinuxSandboxSecurityContext {
+                    namespace_options: Some(NamespaceOption {
+                        network: NamespaceMode::Node.into(),
+                        ..NamespaceOption::default()
+                    }),
+                    ..LinuxSandboxSecurityContext::default()
+                }),
                 ..LinuxPodSandboxConfig::default()
             }),
             ..PodSandboxConfig::default()

@@ -112,6 +112,11 @@ impl Node {
         node.start_containerd()?;
         if node.options.agent {
             node.start_agent()?;
+        } else {
+            // With an agent, importing is its task.
+            for image in node.options.images.iter().chain(&["pause"]) {
+                node.import(image)?;
+            }
         }
         Ok(node)
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::{Node, START, end, spawn};
+use crate::binaries;
 
 /// Where its socket is, in the node.
 pub const SOCKET: &str = "/run/containerd/containerd.sock";
@@ -15,6 +16,7 @@ const CONFIG_2: &str = r#"version = 2
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
 [plugins."io.containerd.grpc.v1.cri"]
   restrict_oom_score_adj = true
+  sandbox_image = "pause:1"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/run/cni/bin"
     conf_dir = "/run/cni/net.d"
@@ -22,6 +24,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 
 /// Configuration of version 3 (containerd 2.x).
 const CONFIG_3: &str = r#"version = 3
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "pause:1"
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
   [plugins.'io.containerd.cri.v1.runtime'.cni]
@@ -41,6 +45,14 @@ impl Node {
             node.run("ctr", &["--address", SOCKET, "version"])
                 .map(|_| Some(()))
         })
+    }
+
+    /// Import an image that `cargo xtask image` made, with containerd's own client.
+    pub fn import(&self, image: &str) -> Result<()> {
+        let tar = binaries::images().join(format!("{image}.tar"));
+        self.ctr(&["images", "import", &tar.display().to_string()])
+            .with_context(|| format!("importing {image}; `cargo xtask image` makes it"))
+            .map(drop)
     }
 
     /// End containerd without a word; its shims and their containers go on.
