@@ -122,6 +122,8 @@ pub struct Arguments {
     pub ip: Option<String>,
     /// `MAC`: of the pod's end.
     pub mac: Option<String>,
+    /// `K8S_POD_NAMESPACE`/`K8S_POD_NAME`: whose it is, where a kubelet's runtime calls.
+    pub pod: Option<String>,
 }
 
 impl Arguments {
@@ -131,6 +133,7 @@ impl Arguments {
         let mut found = Self::default();
         let mut unknown = None;
         let mut ignore_unknown = false;
+        let (mut namespace, mut name) = (None, None);
         for pair in text.split(';').filter(|pair| !pair.is_empty()) {
             let mut halves = pair.split('=');
             let (Some(key), Some(value), None) = (halves.next(), halves.next(), halves.next()) else {
@@ -145,10 +148,15 @@ impl Arguments {
                         "GATEWAY cannot be chosen: pods are routed through 169.254.1.1".to_owned(),
                     );
                 }
+                "K8S_POD_NAMESPACE" => namespace = Some(value),
+                "K8S_POD_NAME" => name = Some(value),
                 known if known.starts_with("K8S_POD_") => {}
                 other => unknown = unknown.or_else(|| Some(other.to_owned())),
             }
         }
+        found.pod = namespace
+            .zip(name)
+            .map(|(namespace, name)| format!("{namespace}/{name}"));
         match unknown {
             Some(key) if !ignore_unknown => refuse(format!("unknown key {key:?} and no IgnoreUnknown=1")),
             _ => Ok(found),
@@ -265,8 +273,9 @@ mod tests {
     #[test]
     fn arguments_are_pairs_and_unknown_keys_need_leave() {
         let args =
-            Arguments::parse("IgnoreUnknown=1;K8S_POD_NAME=a;IP=10.0.0.9;MAC=02:00:00:00:00:01;X=y").unwrap();
+            Arguments::parse("IgnoreUnknown=1;K8S_POD_NAME=a;K8S_POD_NAMESPACE=b;K8S_POD_UID=c;IP=10.0.0.9;MAC=02:00:00:00:00:01;X=y").unwrap();
         assert_eq!(args.ip.as_deref(), Some("10.0.0.9"));
+        assert_eq!(args.pod.as_deref(), Some("b/a"));
         assert_eq!(args.mac.as_deref(), Some("02:00:00:00:00:01"));
         assert!(Arguments::parse("X=y;IgnoreUnknown=true").is_ok());
         assert!(Arguments::parse("").is_ok());

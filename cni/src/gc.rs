@@ -23,8 +23,9 @@ pub enum Wanted {
     Unknown,
     /// These attachments (container id, interface name) of the network, and no others.
     Only(HashSet<(String, String)>),
-    /// As `Only`, but an attachment younger than the list is not in it: those made after `as_of_ms` of the boot clock
-    /// stay. For callers that cannot keep pods from being made meanwhile.
+    /// These and no other Kubernetes pods. For a node agent, which knows the pods of its runtime, and can neither keep
+    /// new ones from being made meanwhile (those made after `as_of_ms` of the boot clock stay) nor speak for containers
+    /// that somebody else attached (those stay, too, unless a crash left them).
     OnlyAsOf {
         /// The list.
         these: HashSet<(String, String)>,
@@ -75,7 +76,8 @@ fn judge(record: Option<&Record>, hash: u64, damaged: bool, network: &str, wante
         Wanted::Unknown => record.is_some_and(|r| r.phase == Phase::Committed) || damaged,
         Wanted::Only(these) => listed(these),
         Wanted::OnlyAsOf { these, as_of_ms } => {
-            listed(these) || record.is_some_and(|r| r.phase == Phase::Committed && r.created_ms >= *as_of_ms)
+            let stays = |r: &Record| r.pod.is_none() || r.created_ms >= *as_of_ms;
+            listed(these) || damaged || record.is_some_and(|r| r.phase == Phase::Committed && stays(r))
         }
     };
     if keep { Verdict::Keep } else { Verdict::Remove }
@@ -228,6 +230,7 @@ mod tests {
         Record {
             key,
             stamp: Stamp::default(),
+            pod: Some(format!("default/{container}")),
             phase,
             addresses: vec![],
             epoch: 1,
@@ -271,6 +274,27 @@ mod tests {
             let record = record(container, phase, created);
             let got = judge(Some(&record), record.key.hash(), false, "n", &wanted);
             assert_eq!(got, verdict, "{container} {phase:?} {created} {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_does_not_speak_for_containers_of_others() {
+        let as_of = Wanted::OnlyAsOf {
+            these: HashSet::new(),
+            as_of_ms: 100,
+        };
+        for (phase, verdict) in [
+            (Phase::Committed, Verdict::Keep),
+            (Phase::Reserved, Verdict::Remove),
+        ] {
+            let record = Record {
+                pod: None,
+                ..record("nerdctl", phase, 0)
+            };
+            assert_eq!(
+                judge(Some(&record), record.key.hash(), false, "n", &as_of),
+                verdict
+            );
         }
     }
 

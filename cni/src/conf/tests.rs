@@ -139,6 +139,7 @@ fn a_requested_address_must_be_of_the_pool_and_the_configuration_goes_first() {
     let args = Arguments {
         ip: Some("10.244.0.9/24".into()),
         mac: Some("02:00:00:00:00:09".into()),
+        ..Arguments::default()
     };
     let plain = parse(json!({})).unwrap().request(&args).unwrap();
     assert_eq!(plain.address, Some(Ipv4Addr::new(10, 244, 0, 9)));

@@ -33,6 +33,9 @@ pub struct Record {
     pub key: Key,
     /// Boot and node namespace.
     pub stamp: Stamp,
+    /// The Kubernetes pod (namespace/name), if a kubelet's runtime called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// How far.
     pub phase: Phase,
     /// The pod's addresses.
@@ -105,6 +108,7 @@ mod tests {
                 boot: [7; 16],
                 netns: u64::MAX,
             },
+            pod: Some("default/web".into()),
             phase: Phase::Committed,
             addresses: vec!["10.0.0.1".parse().unwrap()],
             epoch: 3,

@@ -57,6 +57,7 @@ fn blank(store: &Store, container: &str) -> Record {
     Record {
         key,
         stamp: store.stamp(),
+        pod: None,
         phase: Phase::Reserved,
         addresses: vec![],
         epoch: 0,

@@ -43,8 +43,8 @@ pub fn run(call: &Call) -> Result<String> {
     };
     let found = job.found(&attachment, &mut pod)?;
     let record = match found {
-        Found::Whole(record) => record,
-        Found::Nothing => {
+        Some(record) => record,
+        None => {
             let blank = job.blank(&pod, request.mac)?;
             let ask = Ask {
                 range: Range::new(settings.pod_cidr),
@@ -77,14 +77,6 @@ pub fn run(call: &Call) -> Result<String> {
     Ok(result.to_json(call.conf.version)?.to_string())
 }
 
-/// What there is of the attachment when ADD begins.
-enum Found {
-    /// Everything, as it should be.
-    Whole(Record),
-    /// Nothing any more.
-    Nothing,
-}
-
 struct Job<'a> {
     call: &'a Call,
     settings: &'a Settings,
@@ -94,20 +86,20 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Looks at what an earlier call left, and takes apart what is not whole.
-    fn found(&mut self, attachment: &Attachment, pod: &mut Netlink) -> Result<Found> {
+    /// Looks at what an earlier call left: the record of a whole attachment. What is not whole is taken apart.
+    fn found(&mut self, attachment: &Attachment, pod: &mut Netlink) -> Result<Option<Record>> {
         let Some(record) = attachment.record() else {
-            return Ok(Found::Nothing);
+            return Ok(None);
         };
         if record.phase == Phase::Committed && record.netns_cookie == pod.cookie()? {
             let wiring = Wiring::of(record)?;
             let seen = verify::observe(&wiring, self.node, pod, self.datapath)?;
             if verify::differences(&wiring, self.datapath.blocks(), &seen).is_empty() {
-                return Ok(Found::Whole(record.clone()));
+                return Ok(Some(record.clone()));
             }
         }
         attach::detach(&record.key, &record.addresses, self.node, Some(self.datapath))?;
-        Ok(Found::Nothing)
+        Ok(None)
     }
 
     fn blank(&mut self, pod: &Netlink, mac: Option<Mac>) -> Result<Record> {
@@ -121,6 +113,7 @@ impl Job<'_> {
         Ok(Record {
             key,
             stamp: self.store.stamp(),
+            pod: self.call.env.arguments()?.pod,
             phase: Phase::Reserved,
             addresses: Vec::new(),
             epoch: 0,

@@ -163,6 +163,13 @@ fn check_names_every_damage_and_a_repeated_add_repairs_it() {
         assert!(message.contains(words), "{damage}: {message}");
         repaired(&lab, &result, &damage);
     }
+}
+
+#[test]
+fn check_names_damage_to_the_programs_and_their_maps_and_a_repeated_add_repairs_it() {
+    let lab = Lab::new();
+    let result = lab.add("a");
+    let ip = address(&result);
     lab.dataplane().remove_endpoint(IpAddr::V4(ip).into()).unwrap();
     let message = lab.check("a", &result).expect_code(101, "entry removed");
     assert!(message.contains("no endpoint entry"), "{message}");

@@ -208,6 +208,16 @@ impl Lab {
         })
     }
 
+    /// Runs `work` on a thread in the node's network namespace.
+    pub fn on_node<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let net = self.net.try_clone().unwrap();
+        let thread = thread::spawn(move || {
+            setns(&net, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    }
+
     /// The plugin, about to be called.
     pub fn prepare(&self, verb: &str, pod: Option<&Pod<'_>>) -> Command {
         let mut command = self.command(plugin());

@@ -42,12 +42,15 @@ fn the_result_has_the_shape_of_the_version_asked_for() {
     lab.assert_clean();
 }
 
+/// Verb, variables that differ from a good call's, input, code.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, u64);
+
 #[test]
 fn every_malformed_call_gets_its_code() {
     let lab = Lab::new();
     lab.netns("a");
     let good = conf(json!({})).to_string();
-    let cases: [(&str, &[(&str, &str)], &str, u64); 21] = [
+    let cases: [Case<'_>; 21] = [
         ("ADD", &[("CNI_CONTAINERID", "")], &good, 4),
         ("ADD", &[("CNI_NETNS", "")], &good, 4),
         ("ADD", &[("CNI_IFNAME", "")], &good, 4),
@@ -80,6 +83,14 @@ fn every_malformed_call_gets_its_code() {
             .expect_code(code, &format!("{verb} {variables:?} {input}"));
         assert!(!message.trim().is_empty());
     }
+    assert_eq!(lab.links(), Vec::<String>::new());
+    assert_eq!(lab.records().len(), 0);
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let lab = Lab::new();
+    lab.netns("a");
     for (extra, code) in [
         (
             json!({"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]}}),

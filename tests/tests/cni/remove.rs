@@ -1,7 +1,13 @@
 //! DEL and GC.
 
-use std::{fs::OpenOptions, os::fd::AsRawFd};
+use std::{collections::HashSet, fs::OpenOptions, os::fd::AsRawFd, time::Duration};
 
+use keelson_cni::{
+    gc::{Wanted, collect},
+    netlink::Netlink,
+    netns::boot_clock_ms,
+    store::Deadline,
+};
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, Pod, conf, pod};
@@ -157,4 +163,59 @@ fn gc_keeps_off_what_is_in_flight_and_sweeps_what_lost_its_record() {
     lab.sh("ip link add kl0000000000001 type veth peer name other && ip link set kl0000000000001 alias other:keelson/a");
     gc(&lab, "keelson", json!({"cni.dev/valid-attachments": []}));
     lab.sh("ip link show kl0000000000001");
+}
+
+#[test]
+fn an_agent_sweeps_up_pods_that_its_runtime_forgot_and_nobody_else() {
+    let lab = Lab::new();
+    for (id, args) in [
+        (
+            "gone",
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=gone",
+        ),
+        (
+            "known",
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=known",
+        ),
+        ("other", "IgnoreUnknown=1"),
+    ] {
+        lab.netns(id);
+        let mut call = lab.prepare("ADD", Some(&pod(id)));
+        call.env("CNI_ARGS", args);
+        lab.feed(call, conf(json!({})).to_string().as_bytes())
+            .expect("ADD");
+    }
+    let sweep = |as_of_ms: u64| {
+        let (run, paths) = (lab.path("/run/keelson"), lab.dataplane());
+        lab.on_node(move || {
+            let mut node = Netlink::open("the node").unwrap();
+            let store = keelson_cni::node::open_store(&run, "keelson", &node).unwrap();
+            let these = HashSet::from([("known".to_owned(), "eth0".to_owned())]);
+            let wanted = Wanted::OnlyAsOf { these, as_of_ms };
+            let deadline = Deadline::after(Duration::from_secs(5));
+            let now_ms = boot_clock_ms().unwrap();
+            collect(&store, &wanted, &mut node, Some(&paths), now_ms, deadline).unwrap()
+        })
+    };
+    let report = sweep(0);
+    assert_eq!(
+        (report.attachments.len(), lab.links().len()),
+        (0, 3),
+        "younger than the list: {report:?}"
+    );
+    let report = sweep(boot_clock_ms().unwrap());
+    let removed: Vec<&str> = report
+        .attachments
+        .iter()
+        .map(|key| key.container.as_str())
+        .collect();
+    assert_eq!((removed, report.failures), (vec!["gone"], vec![]));
+    assert_eq!(
+        (lab.links().len(), lab.endpoints().len(), lab.in_use()),
+        (2, 2, 2)
+    );
+    // An entry whose link is gone without a DEL.
+    lab.pod_sh("other", "ip link delete eth0");
+    assert_eq!(sweep(boot_clock_ms().unwrap()).endpoints.len(), 1);
+    assert_eq!(lab.endpoints().len(), 1);
 }
