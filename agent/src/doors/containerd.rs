@@ -84,7 +84,9 @@ fn is_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Errors of the transport wrap each other; all of them say it.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    // A status prints all its parts; the words are in its message.
+    let status = error.downcast_ref::<tonic::Status>();
+    let mut text = status.map_or_else(|| error.to_string(), |status| status.message().to_owned());
     let mut source = error.source();
     while let Some(error) = source {
         let inner = error.to_string();
