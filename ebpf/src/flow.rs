@@ -89,7 +89,9 @@ pub fn remove_scratch(work: &mut Work, entry: &Flow) {
 pub fn replace(work: &mut Work, entry: &Flow) {
     work.entry_key = work.key;
     remove_scratch(work, entry);
-    count(COUNTER_FLOW_REPLACED);
+    if work.dry == 0 {
+        count(COUNTER_FLOW_REPLACED);
+    }
 }
 
 /// Which source ports a new flow may have.
@@ -119,6 +121,7 @@ pub fn create(work: &mut Work, node: &NodeConfig, ports: Ports) -> bool {
     work.stub.other = work.key;
     work.stub.flags = FLOW_STUB;
     work.stub.slot = slot;
+    work.stub.last_seen = work.now;
     if !claim(work, node, ports) {
         return false;
     }
@@ -132,16 +135,33 @@ pub fn create(work: &mut Work, node: &NodeConfig, ports: Ports) -> bool {
             0
         };
     }
-    if FLOW.insert(&work.key, &work.flow, BPF_NOEXIST as u64).is_err() {
-        // Full, or another CPU made the same flow a moment ago: then the next packet finds it.
-        reverse_into(&work.to, &mut work.reverse);
-        let _ = FLOW.remove(&work.reverse);
-        work.reason = DropReason::FlowTableFull as u32;
-        return false;
+    match FLOW.insert(&work.key, &work.flow, BPF_NOEXIST as u64) {
+        Ok(()) => {}
+        Err(code) => {
+            reverse_into(&work.to, &mut work.reverse);
+            let _ = FLOW.remove(&work.reverse);
+            work.reason = DropReason::FlowTableFull as u32;
+            return code == EEXIST && adopt(work);
+        }
     }
     ring::settle(slot, &work.key);
     count(COUNTER_FLOW_NEW);
     true
+}
+
+/// Another CPU has made the flow of this tuple a moment ago: the packet goes its way.
+#[inline(always)]
+fn adopt(work: &mut Work) -> bool {
+    match find(&work.key) {
+        Some(entry) if !is_stub(entry) => {
+            work.to = entry.other;
+            work.flow.flags = entry.flags;
+            work.flow.epoch = entry.epoch;
+            work.flow.server_ifindex = entry.server_ifindex;
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Inserts the stub, which makes the reply tuple ours; tries other source ports while it is somebody else's.
@@ -221,6 +241,8 @@ fn claim_one(work: &mut Work) -> bool {
 }
 
 const EEXIST: i32 = -17;
+/// Seconds after which a stub without an entry has been left behind: an entry follows its stub within microseconds.
+const ABANDONED: u32 = 2;
 
 /// Removes the flow whose stub lies under `work.reverse` if it has ended; true: the tuple is free.
 #[inline(always)]
@@ -233,9 +255,9 @@ pub fn yield_stub(work: &mut Work) -> bool {
     }
     work.entry_key = stub.other;
     let Some(entry) = find(&work.entry_key) else {
-        // A stub without an entry: left behind by a flow that could not be completed.
-        let _ = FLOW.remove(&work.reverse);
-        return true;
+        // A stub without an entry: another CPU is just making the flow, or died out of it long ago.
+        let abandoned = work.now.wrapping_sub(stub.last_seen) > ABANDONED;
+        return abandoned && FLOW.remove(&work.reverse).is_ok();
     };
     if !is_closed(entry.flags) && !is_expired(work.entry_key.proto, entry, work.now) {
         return false;

@@ -261,13 +261,13 @@ pub fn pull(skb: Skb, length: u32) -> bool {
 
 /// Reads the packet into `work`.
 ///
-/// `inbound`: at an ingress hook, where packets for other stations, broadcast and multicast are not ours.
+/// `ours`: what is for other stations, broadcast or multicast is not to be looked at.
 #[inline(always)]
-pub fn parse(skb: Skb, work: &mut Work, node: &NodeConfig, inbound: bool) -> Parsed {
+pub fn parse(skb: Skb, work: &mut Work, node: &NodeConfig, ours: bool) -> Parsed {
     // SAFETY: the context is valid for the whole run.
     let (protocol, pkt_type, vlan, mark) =
         unsafe { ((*skb).protocol, (*skb).pkt_type, (*skb).vlan_present, (*skb).mark) };
-    if protocol != ETH_P_IP_BE || vlan != 0 || (inbound && pkt_type != 0) {
+    if protocol != ETH_P_IP_BE || vlan != 0 || (ours && pkt_type != 0) {
         return Parsed::Foreign;
     }
     work.dry = u32::from(node.dry_run_mark != 0 && mark == node.dry_run_mark);
@@ -334,7 +334,7 @@ fn ipv4(skb: Skb, work: &mut Work) -> Parsed {
         };
     }
     let parsed = transport(skb, work, length - ihl);
-    if fragment & 0x2000 != 0 && work.kind == KIND_FLOW {
+    if fragment & 0x2000 != 0 && work.kind == KIND_FLOW && work.dry == 0 {
         fragment::remember(work, id);
     }
     parsed

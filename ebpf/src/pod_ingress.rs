@@ -4,7 +4,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keelson_abi::{DropReason, NodeConfig};
 
-use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, parse};
+use crate::packet::{DROP, Hook, PASS, Parsed, Skb, Verdict, Work, begin, parse};
 use crate::report::drop;
 use crate::{ingress, maps};
 
@@ -19,14 +19,17 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
-    match parse(skb, work, node, true) {
+    // Whatever a pod sends is checked first, to whomever.
+    match parse(skb, work, node, false) {
+        // A priority tag is no way round the check.
+        Parsed::Foreign if is_tagged(skb) => return DROP,
         Parsed::Foreign => return PASS,
         Parsed::Malformed => return drop(skb, work, DropReason::Malformed),
         Parsed::Orphan => return drop(skb, work, DropReason::Fragment),
         Parsed::Yes => {}
     }
     // SAFETY: the context is valid.
-    let ifindex = unsafe { (*skb).ifindex };
+    let (ifindex, pkt_type) = unsafe { ((*skb).ifindex, (*skb).pkt_type) };
     match maps::endpoint(&work.key.src) {
         Some(pod) if pod.ifindex == ifindex => {
             work.pod_epoch = pod.epoch;
@@ -34,5 +37,15 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
         }
         _ => return drop(skb, work, DropReason::SourceCheck),
     }
+    if pkt_type != 0 {
+        return PASS;
+    }
     ingress::carry(skb, work, node, Hook::PodIngress)
+}
+
+/// Whether the frame carries a VLAN tag: pods' links have no VLANs.
+#[inline(always)]
+fn is_tagged(skb: Skb) -> bool {
+    // SAFETY: the context is valid.
+    unsafe { (*skb).vlan_present != 0 }
 }

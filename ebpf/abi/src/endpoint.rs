@@ -10,7 +10,8 @@ pub struct Endpoint {
     pub flags: u32,
     /// SO_NETNS_COOKIE of the pod's network namespace.
     pub netns_cookie: u64,
-    /// Changes whenever the address gets a new owner: flows of the old owner are not inherited.
+    /// Changes whenever the address gets a new owner: flows of the old owner are not inherited. Never 0, which
+    /// stands for "not a local pod" in a flow.
     pub epoch: u32,
     /// The pod's namespace id relative to the node's namespace (`link-netnsid`), for socket lookups; -1 unknown.
     pub netnsid: i32,

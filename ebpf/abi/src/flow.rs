@@ -43,7 +43,7 @@ pub struct Flow {
     /// Entry (key = K, what the client sent): T, the tuple after translation.
     /// Stub (key = reverse of T): K, so that the entry is one lookup away and the answer becomes reverse(K).
     pub other: FlowKey,
-    /// Last packet, coarse monotonic seconds (entries only).
+    /// Last packet, coarse monotonic seconds (of a stub: when it was made).
     pub last_seen: u32,
     /// `FLOW_*`.
     pub flags: u32,

@@ -10,6 +10,11 @@ use keelson_dataplane::{
     },
 };
 
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
 use crate::{
     packet::{ACK, FIN, Packet, RST, SYN},
     topology::{CLIENT, NODE, OTHER, P1, P2, Q1, TCP, To, Topology, UDP, VIP},
@@ -31,31 +36,45 @@ pub enum At {
     Lo,
 }
 
-impl Topology {
-    /// Lets a frame in and returns the verdict and the frame afterwards.
-    pub fn frame(&self, at: At, frame: &[u8], mark: u32) -> (u32, Vec<u8>) {
-        let (program, link) = match at {
+impl At {
+    /// Program and device.
+    fn place(self) -> (&'static str, &'static str) {
+        match self {
             At::Pod(link) => (PROG_POD_INGRESS, link),
             At::ToPod(link) => (PROG_POD_EGRESS, link),
             At::Uplink => (PROG_UPLINK_INGRESS, "up0"),
             At::ToUplink => (PROG_UPLINK_EGRESS, "up0"),
             At::Host => (PROG_HOST_INGRESS, "keelson1"),
             At::Lo => (PROG_LO_EGRESS, "lo"),
-        };
-        let (ifindex, mac) = self.link(link);
-        let (mut frame, sent_to) = (frame.to_vec(), frame[..6].to_vec());
-        // For another station it would not be ours to look at.
-        frame[..6].copy_from_slice(&mac);
+        }
+    }
+}
+
+impl Topology {
+    /// Lets a frame in, addressed to the device; the verdict and the frame afterwards.
+    pub fn frame(&self, at: At, frame: &[u8], mark: u32) -> (u32, Vec<u8>) {
+        let mac = self.link(at.place().1).1;
+        let mut addressed = frame.to_vec();
+        addressed[..6].copy_from_slice(&mac);
+        let (code, mut after) = self.raw_frame(at, &addressed, mark);
+        if after[..6] == mac {
+            after[..6].copy_from_slice(&frame[..6]);
+        }
+        (code, after)
+    }
+
+    /// Lets a frame in as it is.
+    pub fn raw_frame(&self, at: At, frame: &[u8], mark: u32) -> (u32, Vec<u8>) {
+        let (program, link) = at.place();
+        let ifindex = self.link(link).0;
+        let frame = frame.to_vec();
         self.with(move |dataplane| {
             let context = TestContext {
                 ifindex,
                 ingress_ifindex: ifindex,
                 mark,
             };
-            let mut output = dataplane.test_run(program, &frame, context).expect("test run");
-            if output.packet[..6] == mac {
-                output.packet[..6].copy_from_slice(&sent_to);
-            }
+            let output = dataplane.test_run(program, &frame, context).expect("test run");
             (output.code, output.packet)
         })
     }
@@ -77,16 +96,16 @@ impl Topology {
     fn dry(&self, at: At, packet: &Packet) -> (u32, Trace) {
         let mark = self.with(|dataplane| dataplane.node().expect("node").dry_run_mark);
         assert_ne!(mark, 0);
+        // Traces are per CPU.
+        self.node.run(|| {
+            let mut one = CpuSet::new();
+            one.set(0).expect("CPU 0");
+            sched_setaffinity(Pid::from_raw(0), &one).expect("affinity");
+        });
         let (code, frame) = self.frame(at, &packet.frame(), mark);
         assert_eq!(frame, packet.frame(), "a dry run changes no packet");
         let traces = self.with(|dataplane| dataplane.traces().expect("traces"));
-        (
-            code,
-            traces
-                .into_iter()
-                .find(|trace| trace.verdict != 0)
-                .expect("a trace"),
-        )
+        (code, traces[0])
     }
 }
 
@@ -363,6 +382,46 @@ fn fragments_follow_their_first() {
     );
     second.id += 1;
     assert_eq!(t.send(At::Pod("vp1"), &second).0, DROP, "another datagram");
+}
+
+#[test]
+fn options_in_the_header_are_stepped_over() {
+    let t = Topology::new();
+    t.service(&[(VIP, 53, UDP)], &[To::Pod(P2, 8080)]);
+    let plain = Packet::udp((P1, 4000), (VIP, 53), b"query").frame();
+    // Four bytes of "no operation" between the header and the datagram.
+    let mut frame = [&plain[..34], &[1, 1, 1, 1], &plain[34..]].concat();
+    frame[14] = 0x46;
+    frame[17] += 4;
+    let (code, out) = t.frame(At::Pod("vp1"), &frame, 0);
+    assert_eq!((code, out.len()), (REDIRECT, frame.len()));
+    assert_eq!(&out[30..34], P2.octets());
+    assert_eq!(
+        &out[34..42],
+        [
+            &[1_u8, 1, 1, 1][..],
+            &4000_u16.to_be_bytes(),
+            &8080_u16.to_be_bytes()
+        ]
+        .concat()
+    );
+    // Without the options it is an ordinary packet again, whose checksums must be right.
+    let (_, expected) = t.frame(At::Pod("vp1"), &plain, 0);
+    assert_eq!(out[38..], expected[34..], "ports and checksum of the datagram");
+}
+
+#[test]
+fn a_pod_finds_no_way_round_the_source_check() {
+    let t = Topology::new();
+    let before = t.drops(DropReason::SourceCheck);
+    let forged = Packet::udp((P2, 1), (NODE, 10_250), b"x");
+    assert_eq!(t.send(At::Pod("vp1"), &forged).0, DROP);
+    let mut broadcast = forged.frame();
+    broadcast[..6].copy_from_slice(&[0xff; 6]);
+    assert_eq!(t.raw_frame(At::Pod("vp1"), &broadcast, 0).0, DROP, "to everybody");
+    assert_eq!(t.drops(DropReason::SourceCheck), before + 2);
+    let own = Packet::udp((P1, 1), (NODE, 10_250), b"x");
+    assert_eq!(t.send(At::Pod("vp1"), &own).0, PASS);
 }
 
 #[test]

@@ -252,3 +252,39 @@ fn a_refusal_of_the_endpoint_reaches_every_client() {
         .kind();
     assert_eq!(kind, io::ErrorKind::ConnectionRefused, "pod to outside");
 }
+
+#[test]
+fn with_two_uplinks_each_destination_sees_the_address_of_its_own() {
+    let t = Topology::new();
+    serve_all(&t);
+    let far = crate::room::Room::new();
+    let (here, there) = (Ipv4Addr::new(172, 20, 0, 1), Ipv4Addr::new(172, 20, 0, 9));
+    t.node.ip(&format!(
+        "link add up1 type veth peer name eth0 netns {}
+         link set up1 up
+         addr add {here}/24 dev up1",
+        far.tid
+    ));
+    far.ip(&format!("link set eth0 up\naddr add {there}/24 dev eth0"));
+    t.follow_devices();
+    serve_tcp(&far, 8080);
+    serve_udp(&far, 8080);
+    ask_all(&t.p1, (there, 8080), here);
+    ask_all(&t.p1, (CLIENT, 8080), NODE);
+    t.service(&both(here, 30080), &[To::Pod(P2, 8080)]);
+    t.service(&both(here, 30081), &[To::Pod(Q1, 8080)]);
+    ask_all(&far, (here, 30080), there);
+    // Masqueraded with the address of the uplink that leads to the endpoint.
+    ask_all(&far, (here, 30081), NODE);
+    ask_all(&t.p1, (here, 30080), P1);
+    ask_all(&t.node, (here, 30080), here);
+}
+
+#[test]
+fn a_service_does_not_answer_echoes_and_says_so() {
+    let t = Topology::new();
+    t.service(&both(VIP, 80), &[To::Pod(P2, 8080)]);
+    let output = t.p1.command("ping -c 1 -W 2 10.96.0.10");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("Destination Port Unreachable"), "{text}");
+}

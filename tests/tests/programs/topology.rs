@@ -110,20 +110,32 @@ impl Topology {
             node,
             services: AtomicU32::new(1),
         };
-        topology.with(|dataplane| {
+        topology.set_prefixes();
+        topology.pod(&topology.p1, "vp1", P1, 1500, 1);
+        topology.pod(&topology.p2, "vp2", P2, 1500, 2);
+        topology.pod(&topology.p3, "vp3", P3, 1300, 3);
+        topology
+    }
+
+    /// The networks of the node, and of the other node's pods, which no setting names yet.
+    fn set_prefixes(&self) {
+        self.with(|dataplane| {
             let prefixes = [
                 ("10.244.1.0/24", PREFIX_LOCAL_PODS),
                 ("10.244.2.0/24", PREFIX_PEER_PODS),
                 ("10.96.0.0/16", PREFIX_SERVICES),
                 ("192.168.50.1/32", PREFIX_NODE_ADDRESS),
+                ("172.20.0.1/32", PREFIX_NODE_ADDRESS),
             ];
             let prefixes = prefixes.map(|(net, kind)| (net.parse().expect("prefix"), kind));
             dataplane.set_prefixes(&prefixes).expect("prefixes");
         });
-        topology.pod(&topology.p1, "vp1", P1, 1500, 1);
-        topology.pod(&topology.p2, "vp2", P2, 1500, 2);
-        topology.pod(&topology.p3, "vp3", P3, 1300, 3);
-        topology
+    }
+
+    /// Lets the dataplane see devices that came later.
+    pub fn follow_devices(&self) {
+        self.with(|dataplane| dataplane.configure(&settings()).expect("configured"));
+        self.set_prefixes();
     }
 
     /// Runs something with the dataplane in the node's namespaces.
@@ -219,7 +231,8 @@ impl Topology {
                     proto,
                     reserved: 0,
                 };
-                let flags = if address == NODE { FRONTEND_EXTERNAL } else { 0 };
+                let vip = address.octets()[..2] == [10, 96];
+                let flags = if vip { 0 } else { FRONTEND_EXTERNAL };
                 let frontend = Frontend {
                     service,
                     revision,
@@ -229,7 +242,7 @@ impl Topology {
                     affinity_seconds: 0,
                 };
                 dataplane.put_frontend(&key, &frontend).expect("frontend");
-                if address != NODE {
+                if vip {
                     let any = FrontendKey {
                         port_be: 0,
                         proto: 0,
