@@ -14,12 +14,13 @@ const COMPILER: [(&str, &str); 2] = [
     ("rustc-web", "a compiler that builds for the kernel's machine"),
     ("rust-web-src", "its library's source"),
 ];
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("llvm-22-dev", "bpf-linker is linked with it"),
     ("libpolly-22-dev", "bpf-linker is linked with it"),
     ("zlib1g-dev", "bpf-linker is linked with it"),
     ("libzstd-dev", "bpf-linker is linked with it"),
     ("gcc", "some libraries build a little C"),
+    ("g++", "bpf-linker is linked with its library"),
     ("protobuf-compiler", "containerd's client is generated with it"),
     ("containerd", "the tests run pods with it"),
     ("runc", "the tests run pods with it"),
@@ -27,6 +28,16 @@ const PACKAGES: [(&str, &str); 12] = [
     ("iproute2", "tests look at devices and routes with it"),
     ("iputils-ping", "tests ping with it"),
     ("procps", "the harness looks at processes with it"),
+];
+/// Programs that a machine may have from elsewhere: installing the package beside them could replace what runs there.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("gcc", "cc"),
+    ("g++", "c++"),
+    ("protobuf-compiler", "protoc"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("iproute2", "ip"),
+    ("iputils-ping", "ping"),
 ];
 /// Only for comparison in the benchmarks.
 pub const PEERS: [(&str, &str); 1] = [("containernetworking-plugins", "the benchmark's peer")];
@@ -118,8 +129,13 @@ pub fn missing(
 ) -> Vec<(&'static str, &'static str)> {
     packages
         .into_iter()
-        .filter(|(package, _)| !is_installed(package))
+        .filter(|(package, _)| !is_installed(package) && !has_program(package))
         .collect()
+}
+
+fn has_program(package: &str) -> bool {
+    let program = PROGRAMS.iter().find(|(name, _)| *name == package);
+    program.is_some_and(|(_, program)| run::find(program).is_some())
 }
 
 fn is_installed(package: &str) -> bool {

@@ -16,7 +16,7 @@ const CONFIG_2: &str = r#"version = 2
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
 [plugins."io.containerd.grpc.v1.cri"]
   restrict_oom_score_adj = true
-  sandbox_image = "pause:1"
+  sandbox_image = "docker.io/library/pause:1"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/run/cni/bin"
     conf_dir = "/run/cni/net.d"
@@ -25,7 +25,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 /// Configuration of version 3 (containerd 2.x).
 const CONFIG_3: &str = r#"version = 3
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = "pause:1"
+  sandbox = "docker.io/library/pause:1"
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
   [plugins.'io.containerd.cri.v1.runtime'.cni]
