@@ -30,6 +30,7 @@ mod service;
 mod socket;
 mod uplink_egress;
 mod uplink_ingress;
+mod work;
 
 /// The helpers used are reserved for programs under a licence the kernel knows as compatible.
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@
 use std::{fs, os::fd::AsFd, path::Path};
 
 use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
-use keelson_abi::{MAP_ENDPOINT, MAP_HOSTPORT, PROGRAMS};
+use keelson_abi::{MAP_ENDPOINT, MAP_HOSTPORT, MAPS, PROGRAMS};
 
 use crate::{
     error::{Error, Result},
@@ -24,7 +24,8 @@ pub fn new_generation(paths: &Paths, previous: Option<&Generation>) -> Result<Ge
     paths::make_folder(&generation.links())?;
     let mut loader = EbpfLoader::new();
     let mut ebpf = loader.load(object::bytes()?).map_err(refused)?;
-    for (name, map) in ebpf.maps() {
+    // Only maps that have a layout to rely on: a build's own scratch memory must never meet another build's programs.
+    for (name, map) in ebpf.maps().filter(|(name, _)| MAPS.contains(name)) {
         let path = generation.map(name);
         map.pin(&path).map_err(|error| pin_error(&path, &error))?;
     }

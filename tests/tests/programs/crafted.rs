@@ -352,7 +352,7 @@ fn icmp_errors_show_each_side_what_it_knows() {
         ((P1, 4001), (CLIENT, 53))
     );
     // A pod that complains about somebody else's packets is not listened to.
-    let forged = Packet::icmp(Ipv4Addr::from(P1), CLIENT, [3, 3], [0; 4], &about(&asked));
+    let forged = Packet::icmp(P1, CLIENT, [3, 3], [0; 4], &about(&asked));
     let (_, out) = t.send(At::Pod("vp1"), &forged);
     assert_eq!(out.payload[8..], forged.payload[8..], "left as it was");
 }
