@@ -14,10 +14,12 @@ mod tally;
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use snapshot::Snapshot;
 use tally::Tally;
 
@@ -84,29 +86,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
         times: Vec::new(),
         failures: Vec::new(),
     };
-    suite.stage("setup", |_| setup::run(&[]))?;
-    suite.stage("build", |suite| {
-        suite.executables = build::all()?;
-        Ok(())
-    })?;
-    if suite.wants(4) {
-        suite.stage("images", |_| image::ensure_all())?;
+    if let Err(error) = suite.all() {
+        suite.failures.push(format!("{error:#}"));
     }
+    // Nodes of tests that were ended for taking too long.
     sweep::sweep()?;
-    let before = Snapshot::take()?;
-    if suite.wants(1) || suite.wants(2) {
-        suite.stage("rungs 1-2", Suite::small)?;
-    }
-    for rung in [3, 4] {
-        if suite.wants(rung) {
-            suite.stage(&format!("rung {rung}"), |suite| suite.files(rung))?;
-        }
-    }
-    suite.stage("what cannot run here", |suite| {
-        suite.failures.extend(cannot::check()?);
-        Ok(())
-    })?;
-    suite.failures.extend(before.differences(&Snapshot::take()?));
     suite.close()
 }
 
@@ -119,6 +103,33 @@ struct Suite {
 }
 
 impl Suite {
+    fn all(&mut self) -> Result<()> {
+        self.stage("setup", |_| setup::run(&[]))?;
+        self.stage("build", |suite| {
+            suite.executables = build::all()?;
+            Ok(())
+        })?;
+        if self.wants(4) {
+            self.stage("images", |_| image::ensure_all())?;
+        }
+        sweep::sweep()?;
+        let before = Snapshot::take()?;
+        if self.wants(1) || self.wants(2) {
+            self.stage("rungs 1-2", Suite::small)?;
+        }
+        for rung in [3, 4] {
+            if self.wants(rung) {
+                self.stage(&format!("rung {rung}"), |suite| suite.files(rung))?;
+            }
+        }
+        self.stage("what cannot run here", |suite| {
+            suite.failures.extend(cannot::check()?);
+            Ok(())
+        })?;
+        self.failures.extend(before.differences(&Snapshot::take()?));
+        Ok(())
+    }
+
     fn wants(&self, rung: u8) -> bool {
         self.options
             .rung
@@ -190,6 +201,7 @@ impl Suite {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting the tests of {name}"))?;
+        let watch = watch(child.id(), name);
         let output = child.stdout.take().context("the output is piped")?;
         let mut tally = Tally::default();
         let mut closed = false;
@@ -200,6 +212,8 @@ impl Suite {
             println!("{line}");
         }
         let status = child.wait()?;
+        // Told that there is nothing to watch any more.
+        drop(watch);
         if !closed || (!status.success() && tally.failed == 0) {
             self.failures
                 .push(format!("the tests of {name} did not run to their end: {status}"));
@@ -209,6 +223,7 @@ impl Suite {
         Ok(())
     }
 
+    /// The last line is the sum; the exit code says the same.
     fn close(self) -> Result<()> {
         println!();
         for (name, time) in &self.times {
@@ -219,11 +234,32 @@ impl Suite {
         }
         let mut tally = self.tally;
         tally.failed += self.failures.len();
+        if tally.passed == 0 && tally.failed == 0 {
+            println!("FAILED: no test ran");
+            tally.failed = 1;
+        }
         println!("\n{tally}");
-        ensure!(tally.passed > 0, "no test ran");
-        ensure!(tally.failed == 0, "{} failed", tally.failed);
+        if tally.failed > 0 {
+            std::process::exit(1);
+        }
         Ok(())
     }
+}
+
+/// Nothing that is started takes longer; a test that hangs must not hang the suite.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// End a process that takes too long, unless what is returned is dropped before.
+fn watch(pid: u32, name: &str) -> mpsc::Sender<()> {
+    let (ended, told) = mpsc::channel::<()>();
+    let name = name.to_owned();
+    thread::spawn(move || {
+        if told.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            println!("{name} took longer than {LIMIT:?} and is ended");
+            run::succeeds(Command::new("kill").args(["-KILL", &pid.to_string()]));
+        }
+    });
+    ended
 }
 
 /// Run a shell line of ours; whether it succeeded.
