@@ -27,7 +27,8 @@ pub(super) async fn serve(ctx: Context, listener: TcpListener) -> anyhow::Result
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
-            _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+            // In a block of its own: what the wait gives must not be held across the other branches.
+            () = async { drop(shutdown.wait_for(|stop| *stop).await) } => return Ok(()),
             // Ended ones are let go of.
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => match accepted {
