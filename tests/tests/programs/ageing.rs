@@ -5,11 +5,17 @@ use keelson_dataplane::abi::{
     MAP_FLOW_CURSOR,
 };
 
+use std::{
+    net::{Ipv4Addr, TcpStream},
+    thread,
+};
+
 use crate::{
     crafted::{At, REDIRECT},
     packet::Packet,
     raw,
-    topology::{P1, P2, To, Topology, UDP, VIP},
+    talk::{abort, greeting, serve_tcp},
+    topology::{CLIENT, NODE, P1, P2, Q1, TCP, To, Topology, UDP, VIP},
 };
 
 /// Slots of the small ring: as many flows fit.
@@ -110,4 +116,78 @@ fn every_slot_leads_to_the_flow_that_settled_there() {
         seen.sort_unstable();
         assert_eq!(seen, (1..=SLOTS as u32).collect::<Vec<_>>());
     });
+}
+
+#[test]
+fn after_many_connections_at_once_the_table_is_whole() {
+    let t = Topology::new();
+    for room in [&t.p2, &t.q1, &t.node, &t.client] {
+        serve_tcp(room, 8080);
+    }
+    for (port, to) in [
+        (80, To::Pod(P2, 8080)),
+        (81, To::Pod(Q1, 8080)),
+        (82, To::Node(8080)),
+    ] {
+        t.service(&[(VIP, port, TCP), (NODE, 30_000 + port, TCP)], &[to]);
+    }
+    let asked: [(_, &[(Ipv4Addr, u16)]); 3] = [
+        (&t.p1, &[(VIP, 80), (VIP, 81), (VIP, 82), (CLIENT, 8080)]),
+        (
+            &t.node,
+            &[
+                (VIP, 80),
+                (VIP, 81),
+                (VIP, 82),
+                (NODE, 30_080),
+                (Ipv4Addr::LOCALHOST, 30_081),
+            ],
+        ),
+        (&t.client, &[(NODE, 30_080), (NODE, 30_081), (NODE, 30_082)]),
+    ];
+    // The threads inherit the namespace of the room that starts them, and then run at the same time.
+    let mut running = Vec::new();
+    for (room, to) in asked {
+        for to in to.iter().copied() {
+            running.push((to, room.run(move || thread::spawn(move || many(to)))));
+        }
+    }
+    for (to, thread) in running {
+        thread
+            .join()
+            .expect("thread")
+            .unwrap_or_else(|error| panic!("{to:?}: {error}"));
+    }
+    t.with(|dataplane| {
+        let flows = dataplane.flows().expect("flows");
+        assert!(flows.len() > 1000, "{} legs", flows.len());
+        let table: std::collections::HashMap<FlowKey, Flow> = flows.iter().copied().collect();
+        for (key, flow) in &flows {
+            if flow.flags & FLOW_STUB != 0 {
+                assert!(
+                    table.contains_key(&flow.other),
+                    "a stub without its entry: {key:?}"
+                );
+                continue;
+            }
+            let stub = table.get(&flow.other.reverse());
+            assert_eq!(
+                stub.map(|stub| stub.other),
+                Some(*key),
+                "an entry without its stub"
+            );
+            let slot: Option<FlowKey> = raw::get(dataplane, "flow_ring", &flow.slot);
+            assert_eq!(slot, Some(*key), "a flow that no ageing finds");
+        }
+    });
+}
+
+/// Many short connections, one after the other.
+fn many(to: (Ipv4Addr, u16)) -> std::io::Result<()> {
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(to)?;
+        greeting(&mut stream)?;
+        abort(stream);
+    }
+    Ok(())
 }

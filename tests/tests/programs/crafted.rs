@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use keelson_dataplane::{
     TestContext,
     abi::{
-        COUNTER_DROPS, DropReason, PROG_HOST_INGRESS, PROG_LO_EGRESS, PROG_POD_EGRESS, PROG_POD_INGRESS,
-        PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS, TRACE_DROP, TRACE_NEIGH, TRACE_PEER, TRACE_REFUSE, Trace,
+        COUNTER_DROPS, DropEvent, DropReason, MAP_DROP, PROG_HOST_INGRESS, PROG_LO_EGRESS, PROG_POD_EGRESS,
+        PROG_POD_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS, TRACE_DROP, TRACE_NEIGH, TRACE_PEER,
+        TRACE_REFUSE, Trace,
     },
 };
 
@@ -17,7 +18,8 @@ use nix::{
 
 use crate::{
     packet::{ACK, FIN, Packet, RST, SYN},
-    topology::{CLIENT, NODE, OTHER, P1, P2, Q1, TCP, To, Topology, UDP, VIP},
+    raw,
+    topology::{CLIENT, NODE, OTHER, P1, P2, Q1, TCP, To, Topology, UDP, VIP, addr},
 };
 
 pub const PASS: u32 = 0;
@@ -422,6 +424,33 @@ fn a_pod_finds_no_way_round_the_source_check() {
     assert_eq!(t.drops(DropReason::SourceCheck), before + 2);
     let own = Packet::udp((P1, 1), (NODE, 10_250), b"x");
     assert_eq!(t.send(At::Pod("vp1"), &own).0, PASS);
+}
+
+#[test]
+fn a_drop_is_told_with_its_reason() {
+    let t = Topology::new();
+    assert_eq!(
+        t.send(At::Pod("vp1"), &Packet::udp((P2, 1), (P1, 2), b"x")).0,
+        DROP
+    );
+    assert_eq!(
+        t.send(At::Pod("vp1"), &Packet::tcp((P1, 4000), (VIP, 80), ACK, b""))
+            .0,
+        DROP
+    );
+    let told = t.with(|dataplane| raw::records::<DropEvent>(dataplane, MAP_DROP, 256 * 1024));
+    // The namespaces' own chatter (IPv6 aside) may come in between.
+    let reasons: Vec<u32> = told.iter().map(|event| event.reason).collect();
+    let event = told
+        .iter()
+        .find(|event| event.reason == DropReason::SourceCheck as u32)
+        .expect("told");
+    assert_eq!((event.key.src, event.key.dport_be), (addr(P2), 2_u16.to_be()));
+    assert_eq!(event.ifindex, t.link("vp1").0);
+    assert!(
+        reasons.contains(&(DropReason::UnknownAddress as u32)),
+        "{reasons:?}"
+    );
 }
 
 #[test]

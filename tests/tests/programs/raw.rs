@@ -75,3 +75,44 @@ pub fn get<K, V: Default>(dataplane: &Dataplane, map: &str, key: &K) -> Option<V
     };
     bpf(MAP_LOOKUP, &mut attr).ok().map(|_| value)
 }
+
+/// The records that lie in a ring buffer of `size` bytes, oldest first, as far as nobody consumed them.
+pub fn records<T: Copy>(dataplane: &Dataplane, map: &str, size: usize) -> Vec<T> {
+    let fd = open(dataplane, map);
+    // SAFETY: asks for the page size.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let length = page + 2 * size;
+    // SAFETY: a new read-only mapping of the producer's page and the data, which the kernel maps twice in a row.
+    let base = unsafe {
+        let at = page as libc::off_t;
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            fd.as_raw_fd(),
+            at,
+        )
+    };
+    assert_ne!(base, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+    let base = base.cast::<u8>().cast_const();
+    let mut found = Vec::new();
+    // SAFETY: all reads are within the mapping: the position counts bytes written, and the ring has not wrapped.
+    unsafe {
+        let end = base.cast::<u64>().read_volatile() as usize;
+        assert!(end < size, "the ring has wrapped");
+        let mut at = 0;
+        while at < end {
+            let header = base.add(page + at).cast::<u32>().read_volatile();
+            let (busy, discarded, length) = (header >> 31 != 0, header >> 30 & 1 != 0, header & 0x3fff_ffff);
+            assert!(!busy);
+            if !discarded {
+                assert_eq!(length as usize, size_of::<T>(), "size of a record");
+                found.push(base.add(page + at + 8).cast::<T>().read_volatile());
+            }
+            at += (8 + length as usize).next_multiple_of(8);
+        }
+        libc::munmap(base.cast_mut().cast(), length);
+    }
+    found
+}
