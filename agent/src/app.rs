@@ -1,20 +1,21 @@
-//! The agent as a whole: configuration → world → loops → control server, until it is told to stop.
+//! The agent as a whole: configuration → world → loops → control server, until it is told to end.
 //!
-//! This is the only place, besides the pod loop, that spawns tasks. When the agent ends, pods and traffic go on.
+//! This is the only place, besides the pod loop, that spawns tasks. Whatever ends the agent, pods and traffic go on.
 
 mod health_endpoint;
 mod systemd;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
+    time::timeout,
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
@@ -26,10 +27,69 @@ use crate::{
     world::World,
 };
 
+/// Tasks that have not ended this long after they were told to are left behind: their work is repeatable.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Each task tells its name when it ends.
+type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// Read the configuration; without a file the defaults hold.
+pub fn configuration(file: Option<&Path>) -> anyhow::Result<Config> {
+    let config = match file {
+        Some(file) => Config::read(file)?,
+        None => Config::default(),
+    };
+    let problems = config.problems();
+    if !problems.is_empty() {
+        bail!("configuration: {}", problems.join("; "));
+    }
+    Ok(config)
+}
+
 /// Run until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    // Before anything else, so that a signal during the start is not lost.
+    let mut signals = Signals::new()?;
+    // Two agents on one node would undo each other's work: the second gets no socket.
     let listener = socket::listen(&config.socket())?;
     let health = health_endpoint::listen(config.health_address).await?;
+    let (stop, shutdown) = watch::channel(false);
+    let ctx = context(config, shutdown);
+    let mut tasks = Tasks::new();
+    spawn_loops(&mut tasks, &ctx);
+    let runtime = Arc::new(Client::new(&ctx.config.containerd));
+    spawn(
+        &mut tasks,
+        "control server",
+        control::serve(ctx.clone(), runtime, listener),
+    );
+    spawn(
+        &mut tasks,
+        "health endpoint",
+        health_endpoint::serve(ctx.clone(), health),
+    );
+    info!(
+        node = ctx.config.node_name,
+        socket = %ctx.config.socket().display(),
+        manifests = %ctx.config.manifests.display(),
+        "agent started"
+    );
+    systemd::notify("READY=1");
+    let ended = tokio::select! {
+        name = signals.next() => {
+            info!("{name}: the agent stops; pods and traffic go on");
+            Ok(())
+        }
+        Some(ended) = tasks.join_next() => Err(unexpected(ended)),
+    };
+    systemd::notify("STOPPING=1");
+    // The loops hold receivers; there is nobody else to tell.
+    stop.send_replace(true);
+    farewell(tasks, &mut signals).await;
+    ended
+}
+
+fn context(config: Config, shutdown: watch::Receiver<bool>) -> Context {
     let node = Node {
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
@@ -37,73 +97,80 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         },
         ..Node::default()
     };
-    let (stop, shutdown) = watch::channel(false);
-    let ctx = Context {
+    Context {
+        config: Arc::new(config),
         world: World::new(node),
         health: Arc::new(Health::default()),
         network: Arc::default(),
-        config: Arc::new(config),
         shutdown,
-    };
-    let runtime = Arc::new(Client::new(&ctx.config.containerd));
-    let mut tasks = JoinSet::new();
-    spawn(&mut tasks, "manifests loop", loops::manifests::run(ctx.clone()));
-    spawn(&mut tasks, "network loop", loops::network::run(ctx.clone()));
-    spawn(&mut tasks, "service loop", loops::service::run(ctx.clone()));
-    spawn(&mut tasks, "workload loop", loops::workload::run(ctx.clone()));
-    spawn(&mut tasks, "pod loop", loops::pod::run(ctx.clone()));
-    spawn(&mut tasks, "node loop", loops::node::run(ctx.clone()));
-    spawn(
-        &mut tasks,
-        "health endpoint",
-        health_endpoint::serve(ctx.clone(), health),
-    );
-    spawn(
-        &mut tasks,
-        "control server",
-        control::serve(ctx.clone(), runtime, listener),
-    );
-    info!(node = ctx.config.node_name, socket = %ctx.config.socket().display(), "agent started");
-    systemd::notify("READY=1");
-    let ended = tokio::select! {
-        result = signalled() => result,
-        Some(ended) = tasks.join_next() => Err(match ended {
-            Ok(Ok(name)) => anyhow::anyhow!("the {name} ended by itself"),
-            Ok(Err(failure)) => failure,
-            Err(panic) => anyhow::anyhow!("a task broke off: {panic}"),
-        }),
-    };
-    systemd::notify("STOPPING=1");
-    info!("agent stops; pods and traffic go on");
-    // The loops hold receivers; there is nobody else to tell.
-    let _ = stop.send(true);
-    while let Some(ended) = tasks.join_next().await {
-        if let Ok(Err(failure)) = ended {
-            error!("while stopping: {failure:#}");
-        }
     }
-    ended
 }
 
-/// A task that tells its name when it ends.
+fn spawn_loops(tasks: &mut Tasks, ctx: &Context) {
+    spawn(tasks, "manifests loop", loops::manifests::run(ctx.clone()));
+    spawn(tasks, "network loop", loops::network::run(ctx.clone()));
+    spawn(tasks, "service loop", loops::service::run(ctx.clone()));
+    spawn(tasks, "workload loop", loops::workload::run(ctx.clone()));
+    spawn(tasks, "pod loop", loops::pod::run(ctx.clone()));
+    spawn(tasks, "node loop", loops::node::run(ctx.clone()));
+}
+
 fn spawn(
-    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
+    tasks: &mut Tasks,
     name: &'static str,
     task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
 ) {
-    tasks.spawn(async move {
-        task.await
-            .with_context(|| format!("the {name} failed"))
-            .map(|()| name)
-    });
+    tasks.spawn(async move { (name, task.await) });
 }
 
-async fn signalled() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening to SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// A part that ends by itself leaves a node that looks alive and is not: the agent ends, so that it is started again.
+fn unexpected(ended: Result<(&'static str, anyhow::Result<()>), JoinError>) -> anyhow::Error {
+    match ended {
+        Ok((name, Err(error))) => error.context(format!("the {name} cannot go on")),
+        Ok((name, Ok(()))) => anyhow!("the {name} ended though nobody told it to"),
+        Err(error) => anyhow!("a part of the agent broke off: {error}"),
     }
-    Ok(())
+}
+
+async fn farewell(mut tasks: Tasks, signals: &mut Signals) {
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            match ended {
+                Ok((name, Err(error))) => error!("while stopping: the {name}: {error:#}"),
+                Ok(_) => {}
+                Err(error) => error!("while stopping: a part of the agent broke off: {error}"),
+            }
+        }
+    };
+    tokio::select! {
+        done = timeout(FAREWELL, all) => {
+            if done.is_err() {
+                // Commands in containers that run for a caller, most likely.
+                info!("not every part of the agent ended within {} s; it ends without them", FAREWELL.as_secs());
+            }
+        }
+        name = signals.next() => warn!("{name} again: the agent ends at once"),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The node agent: loops (observe → plan → apply → report) over doors, one world of objects between them.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod context;
 pub mod control;
