@@ -192,6 +192,12 @@ impl Objects {
         true
     }
 
+    /// Whether every pod has been looked at in the runtime. After a restart of the agent a pod without a status is not known
+    /// yet, which is something else than not running: nobody may act on it, or tell of it.
+    pub fn pods_are_known(&self) -> bool {
+        self.revisions.listed > 0 && self.pods.values().all(|pod| pod.status.is_some())
+    }
+
     /// Record an event; the same event again only raises its count and time.
     pub fn record(&mut self, event: Event) {
         let same = |other: &Arc<Event>| {

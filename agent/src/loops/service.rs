@@ -57,6 +57,8 @@ struct ServiceLoop {
     maps: Option<Observed>,
     /// Refusals already told, so that each is told once.
     refused: BTreeMap<Key, String>,
+    /// All pods were known once: from then on a pod without a status is a new one.
+    pods_known: bool,
 }
 
 impl ServiceLoop {
@@ -73,6 +75,7 @@ impl ServiceLoop {
             kept: BTreeMap::new(),
             maps: None,
             refused: BTreeMap::new(),
+            pods_known: false,
         }
     }
 
@@ -120,9 +123,15 @@ impl ServiceLoop {
             return Ok(());
         }
         let snapshot = self.ctx.world.snapshot();
+        self.pods_known |= snapshot.pods_are_known();
         let filled = self.allocate(&snapshot)?;
+        // Endpoints of pods that were not looked at yet stay in the maps: an agent that returns changes only the difference.
+        if !self.pods_known {
+            self.publish(&filled, None);
+            return Ok(());
+        }
         let derived = slices::slices(&filled, &snapshot.pods);
-        self.publish(&filled, &derived);
+        self.publish(&filled, Some(&derived));
         let Some(maps) = maps else { return Ok(()) };
         let mut all: BTreeMap<Key, Arc<EndpointSlice>> = snapshot
             .endpoint_slices
@@ -241,8 +250,8 @@ impl ServiceLoop {
         self.refused = current;
     }
 
-    /// Write what changed into the World: allocated fields, our slices.
-    fn publish(&self, filled: &BTreeMap<Key, Arc<Service>>, derived: &BTreeMap<Key, EndpointSlice>) {
+    /// Write what changed into the World: allocated fields, and our slices where they could be derived.
+    fn publish(&self, filled: &BTreeMap<Key, Arc<Service>>, derived: Option<&BTreeMap<Key, EndpointSlice>>) {
         self.ctx.world.update(|objects| {
             for (key, service) in filled {
                 // The object may have been replaced since the snapshot: only the allocated fields of the same one are written.
@@ -252,6 +261,7 @@ impl ServiceLoop {
                     objects.revisions.services += 1;
                 }
             }
+            let Some(derived) = derived else { return };
             let stale: Vec<Key> = objects
                 .endpoint_slices
                 .iter()

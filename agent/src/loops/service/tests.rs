@@ -151,6 +151,27 @@ fn nothing_is_programmed_or_removed_before_the_manifests_were_listed() {
 }
 
 #[test]
+fn pods_that_were_not_looked_at_yet_stay_in_the_maps_when_the_agent_returns() {
+    let mut rig = rig();
+    rig.put_service("web", web());
+    rig.put_pod("a", "10.244.0.5");
+    rig.round().expect("round");
+    let before = rig.maps.observe().expect("maps");
+    // The next life of the agent: objects are listed, the pod's status is not there yet.
+    let mut returned = self::rig();
+    returned.maps = rig.maps.clone();
+    returned.put_service("web", web());
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "default", "uid": "uid-a",
+        "labels": {"app": "web"}}, "spec": {"nodeName": "n1", "containers": []}})).expect("a Pod");
+    returned.world.update(|objects| objects.put_pod(pod));
+    returned.round().expect("round");
+    assert_eq!(rig.maps.observe().expect("maps"), before);
+    returned.put_pod("a", "10.244.0.5");
+    returned.round().expect("round");
+    assert_eq!(rig.maps.backends(), 1);
+}
+
+#[test]
 fn a_failure_at_any_write_is_repaired_by_the_next_round() {
     for fail_after in 0..6 {
         let mut rig = rig();
