@@ -1,6 +1,10 @@
 //! The calls of the control API, one by one.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use keelson_core::manifest::{merge::Readings, object::Kind, validate::Rules};
@@ -31,9 +35,13 @@ use crate::{
 /// How long a call waits for the loops to take up what it wrote, so that the next command sees it.
 const TAKE_UP: Duration = Duration::from_secs(2);
 
+/// How long after the agent's start a call waits until all pods were looked at, so that a restart shows nothing that is not so.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+
 /// The server.
 pub struct Server {
     ctx: Context,
+    started: Instant,
     runtime: Arc<dyn Runtime>,
     rules: Rules,
     /// One writer at a time: each decides by what it read.
@@ -46,8 +54,20 @@ impl Server {
         Self {
             rules: manifests::rules(&ctx.config),
             ctx,
+            started: Instant::now(),
             runtime,
             writing: Mutex::new(()),
+        }
+    }
+
+    /// Wait until what there is to see is known, for as long as the agent is young; a runtime that is away shows then.
+    async fn first_look(&self) {
+        let mut revisions = self.ctx.world.watch();
+        while !self.ctx.world.snapshot().pods_are_known() {
+            let left = FIRST_LOOK.saturating_sub(self.started.elapsed());
+            if left.is_zero() || tokio::time::timeout(left, revisions.changed()).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -308,6 +328,7 @@ impl Control for Server {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let request = request.into_inner();
         let query = Query::parse(&request).map_err(Status::invalid_argument)?;
+        self.first_look().await;
         let found = query.list(&self.ctx.world.snapshot()).map_err(unwritable)?;
         if found.is_empty() && !request.name.is_empty() {
             return Err(Status::not_found(delete::not_found(
@@ -322,6 +343,7 @@ impl Control for Server {
 
     async fn watch(&self, request: Request<ListRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let query = Query::parse(request.get_ref()).map_err(Status::invalid_argument)?;
+        self.first_look().await;
         let ctx = self.ctx.clone();
         Ok(Response::new(driven(|sink| watch(ctx, query, sink))))
     }
