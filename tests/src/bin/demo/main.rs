@@ -10,7 +10,11 @@ mod forward;
 mod state;
 mod story;
 
-use std::{fs, os::unix::process::CommandExt, process::Command};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use keelson_tests::{binaries, cgroup::Cgroup};
@@ -18,7 +22,17 @@ use state::State;
 
 const HELP: &str = "keelson-demo up [--check] | down | keelson ARGUMENTS...";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
