@@ -21,6 +21,10 @@ const DATA_LIMIT: usize = 32 << 10;
 /// zlib: deflate with the smallest window, no dictionary.
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x01];
 
+/// An empty stored block. Inflaters hand out what they have when they meet one, and only then: without it the server would wait
+/// for the next header block before it looks at this one.
+const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
+
 /// A frame from the other side.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -131,6 +135,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         body.extend(length.to_le_bytes());
         body.extend((!length).to_le_bytes());
         body.extend(block);
+        body.extend(FLUSH);
         self.control(SYN_STREAM, 0, &body).await
     }
 
@@ -293,9 +298,10 @@ mod tests {
         .concat();
         let first = [
             &[
-                0x80, 3, 0, 1, 0, 0, 0, 44, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x78, 1, 0, 27, 0, 228, 255,
+                0x80, 3, 0, 1, 0, 0, 0, 49, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x78, 1, 0, 27, 0, 228, 255,
             ][..],
             &block,
+            &FLUSH,
         ]
         .concat();
         assert_eq!(bytes[..first.len()], first);
