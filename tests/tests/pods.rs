@@ -50,8 +50,8 @@ metadata: {name: all, labels: {app: all}}
 spec:
   terminationGracePeriodSeconds: 0
   initContainers:
-  - {name: first, image: "busybox:1", command: [sh, -c, "echo one > /shared/order"], volumeMounts: [{name: shared, mountPath: /shared}]}
-  - {name: second, image: "busybox:1", command: [sh, -c, "echo two >> /shared/order"], volumeMounts: [{name: shared, mountPath: /shared}]}
+  - {name: first, image: "busybox:1", command: [sh, -c, "echo one > /shared/order"], resources: {limits: {cpu: 100m, memory: 16Mi}}, volumeMounts: [{name: shared, mountPath: /shared}]}
+  - {name: second, image: "busybox:1", command: [sh, -c, "echo two >> /shared/order"], resources: {limits: {cpu: 100m, memory: 16Mi}}, volumeMounts: [{name: shared, mountPath: /shared}]}
   containers:
   - name: main
     image: busybox:1
