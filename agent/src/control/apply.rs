@@ -66,7 +66,7 @@ pub fn plan(sources: &[Source], namespace: &str, observed: &Observed<'_>) -> Res
             problems.push(format!("{id} is given twice; leave one of them out"));
             continue;
         }
-        let file = match place(&id, observed) {
+        let file = match place(&id, observed, &readings) {
             Ok(file) => file,
             Err(owner) => {
                 problems.push(format!(
@@ -239,7 +239,7 @@ pub fn is_own_file(file: &Path, id: &Id, readings: &Readings) -> bool {
 }
 
 /// The file for an object, or the one that has it and is not `apply`'s to change.
-fn place(id: &Id, observed: &Observed<'_>) -> Result<PathBuf, PathBuf> {
+fn place(id: &Id, observed: &Observed<'_>, planned: &Readings) -> Result<PathBuf, PathBuf> {
     // Any number of files may name a namespace.
     let owner = match id.kind {
         Kind::Namespace => None,
@@ -251,6 +251,7 @@ fn place(id: &Id, observed: &Observed<'_>) -> Result<PathBuf, PathBuf> {
         None => {}
     }
     let file = folder::file_of(id);
-    let taken = !is_own_file(&file, id, observed.readings);
+    // By a file that is there, or by an object of this very request.
+    let taken = !is_own_file(&file, id, planned);
     Ok(if taken { folder::other_file_of(id) } else { file })
 }

@@ -178,11 +178,17 @@ impl Server {
             steps.extend(delete::plan(wanted, request.ignore_not_found, &observed).map_err(refusal)?);
         }
         for step in &steps {
-            self.delete_one(step, request.grace_seconds)?;
+            self.remove_file(step)?;
         }
         let mut results = Vec::new();
         for step in steps {
-            self.noticed(&step).await;
+            // A pod that ended while its file was still taken for there would come again.
+            self.forgotten(&step).await;
+            if step.resource == Resource::Pods && !step.uid.is_empty() {
+                self.ctx.world.update(|objects| {
+                    objects.delete_pod(&step.key, &step.uid, request.grace_seconds, Timestamp::now())
+                });
+            }
             results.push(Deleted {
                 object: Some(reference(step.resource, &step.key.namespace, &step.key.name)),
                 uid: step.uid,
@@ -191,38 +197,31 @@ impl Server {
         Ok(results)
     }
 
-    fn delete_one(&self, step: &delete::Step, grace: Option<i64>) -> Result<(), Status> {
-        // The file goes first: a pod that ends while its file is there would come again.
-        if let Some(file) = &step.file {
-            let path = self.root().join(file);
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Status::internal(format!("remove {}: {error}", path.display())));
-                }
-                _ => info!(
+    fn remove_file(&self, step: &delete::Step) -> Result<(), Status> {
+        let Some(file) = &step.file else {
+            return Ok(());
+        };
+        let path = self.root().join(file);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Status::internal(format!("remove {}: {error}", path.display())))
+            }
+            _ => {
+                info!(
                     "delete: {} {} removed with {}",
                     step.resource,
                     step.key,
                     file.display()
-                ),
+                );
+                Ok(())
             }
         }
-        if step.resource == Resource::Pods && !step.uid.is_empty() {
-            self.ctx
-                .world
-                .update(|objects| objects.delete_pod(&step.key, &step.uid, grace, Timestamp::now()));
-        }
-        Ok(())
     }
 
-    async fn noticed(&self, step: &delete::Step) {
-        let seen = |objects: &Objects| {
-            let there = delete::metadata(objects, step.resource, &step.key)
-                .filter(|there| there.uid.as_deref().unwrap_or_default() == step.uid);
-            there
-                .is_none_or(|there| there.deletion_timestamp.is_some())
-                .then_some(())
-        };
+    /// Wait until the manifests loop knows that a file is gone.
+    async fn forgotten(&self, step: &delete::Step) {
+        let Some(file) = &step.file else { return };
+        let seen = |objects: &Objects| (!objects.manifests.contains_key(file)).then_some(());
         if until(&self.ctx.world, seen).await.is_none() {
             warn!(
                 "delete: the manifests loop has not yet taken up that {} {} is gone",

@@ -165,8 +165,9 @@ mod tests {
     fn the_tail_counts_lines_and_not_their_parts() {
         let folder = Folder::new("logs-tail-parts");
         let path = folder.path().join("0.log");
-        let text = "t stdout F a\nt stdout P b1\nt stdout P b2\nt stdout F b3\nt stdout F c\n"
-            .replace("t ", "2026-01-01T00:00:00Z ");
+        let text = ["F a", "P b1", "P b2", "F b3", "F c"]
+            .map(|rest| format!("2026-01-01T00:00:00Z stdout {rest}\n"))
+            .concat();
         fs::write(&path, text).expect("write");
         let mut log = LogFile::open(&path).expect("open").expect("there");
         log.skip_to_tail(2).expect("skip");

@@ -32,6 +32,8 @@ pub struct Inner {
     pub faults: VecDeque<Fault>,
     /// What commands give, by first word.
     pub commands: BTreeMap<String, Output>,
+    /// Address of a streaming server; empty = nobody listens.
+    pub streaming: String,
     /// Exit events go here.
     pub events: Option<mpsc::Sender<Event>>,
     /// Not to be reached.

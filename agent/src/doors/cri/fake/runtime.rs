@@ -249,7 +249,9 @@ impl Runtime for Fake {
 
     async fn exec_url(&self, id: &str, _: &[String], _: Streams) -> Result<String, Error> {
         let late = self.enter("exec_url", id)?;
-        after(late, format!("http://127.0.0.1:1/exec/{id}"))
+        let server = self.lock().streaming.clone();
+        let server = if server.is_empty() { "127.0.0.1:1" } else { &server };
+        after(late, format!("http://{server}/exec/{id}"))
     }
 
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>, Error> {
