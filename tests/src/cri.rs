@@ -5,8 +5,9 @@ use std::{collections::HashMap, fs::File, future::Future, os::fd::AsFd};
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use keelson_proto::cri::{
-    ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    Container, ContainerConfig, ContainerMetadata, ContainerStatusRequest, CreateContainerRequest, ImageSpec,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, ListContainersRequest, ListPodSandboxRequest,
+    NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig, PodSandboxMetadata,
     RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest,
     runtime_service_client::RuntimeServiceClient,
 };
@@ -194,5 +195,30 @@ impl Client {
             .await
             .context("RemovePodSandbox")
             .map(drop)
+    }
+
+    /// All sandboxes.
+    pub async fn sandboxes(&mut self) -> Result<Vec<PodSandbox>> {
+        let answer = self.runtime.list_pod_sandbox(ListPodSandboxRequest::default());
+        Ok(answer.await.context("ListPodSandbox")?.into_inner().items)
+    }
+
+    /// All containers.
+    pub async fn containers(&mut self) -> Result<Vec<Container>> {
+        let answer = self.runtime.list_containers(ListContainersRequest::default());
+        Ok(answer.await.context("ListContainers")?.into_inner().containers)
+    }
+
+    /// When a container started, in nanoseconds since the epoch; 0 before.
+    pub async fn started_at(&mut self, id: &str) -> Result<i64> {
+        let request = ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: false,
+        };
+        let answer = self.runtime.container_status(request);
+        let status = answer.await.context("ContainerStatus")?.into_inner().status;
+        Ok(status
+            .with_context(|| format!("container {id} has no status"))?
+            .started_at)
     }
 }

@@ -147,6 +147,28 @@ pub fn spawn<T: Send + 'static>(
     Ok(thread)
 }
 
+/// Do something in the network and mount namespace of a process, on a thread of its own. Programs it starts are born there, with no
+/// helper program before them.
+pub fn inside<T: Send + 'static>(pid: u32, action: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let open = |name: &str| {
+        let path = format!("/proc/{pid}/ns/{name}");
+        File::open(&path).with_context(|| format!("opening {path}"))
+    };
+    let (network, mounts) = (open("net")?, open("mnt")?);
+    let thread = thread::Builder::new()
+        .name(format!("inside {pid}"))
+        .spawn(move || {
+            // A thread may enter a mount namespace only once it shares its root and working directory with nobody.
+            nix::sched::unshare(CloneFlags::CLONE_FS)?;
+            setns(network.as_fd(), CloneFlags::CLONE_NEWNET).context("entering the network namespace")?;
+            setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS).context("entering the mount namespace")?;
+            action()
+        })?;
+    thread
+        .join()
+        .map_err(|_| anyhow::anyhow!("the thread inside the namespaces of process {pid} panicked"))?
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         // It may have been ended with its cgroup.
