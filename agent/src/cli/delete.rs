@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{anyhow, bail};
-use keelson_proto::keelson::{DeleteRequest, ObjectRef, Source};
+use keelson_proto::keelson::{DeleteRequest, Deleted, ObjectRef, Source};
 use serde_json::Value;
 use tonic::Code;
 
@@ -34,7 +34,7 @@ pub async fn run(client: &mut Client, args: &Delete) -> anyhow::Result<bool> {
     }
     let mut fine = true;
     if !args.ignore_not_found {
-        fine = tell_missing(client, &mut objects).await?;
+        fine = tell_missing(client, args, &mut objects).await?;
     }
     let grace_seconds = match (args.force, args.now) {
         (true, _) => Some(0),
@@ -54,42 +54,51 @@ pub async fn run(client: &mut Client, args: &Delete) -> anyhow::Result<bool> {
         .map_err(|status| refused(&status))?
         .into_inner();
     for deleted in &response.results {
-        let object = deleted.object.clone().unwrap_or_default();
-        let kind = Resource::named(&object.resource).map_or(object.resource.clone(), Resource::qualified);
-        if args.output.is_some() {
-            print::text(&format!("{kind}/{}\n", object.name))?;
-        } else {
-            let how = if args.force { " force deleted" } else { " deleted" };
-            print::text(&format!("{kind} \"{}\"{how}\n", object.name))?;
-        }
+        tell(args, &deleted.object.clone().unwrap_or_default())?;
     }
     if args.wait {
-        let waiting = async {
-            for deleted in &response.results {
-                gone(
-                    client,
-                    args,
-                    &deleted.object.clone().unwrap_or_default(),
-                    &deleted.uid,
-                )
-                .await?;
-            }
-            anyhow::Ok(())
-        };
-        let patience = args.timeout;
-        if patience == Duration::ZERO {
-            waiting.await?;
-        } else {
-            tokio::time::timeout(patience, waiting).await.map_err(|_| {
-                anyhow!("error: timed out waiting for the objects' end; it goes on, see `keelson get pods`")
-            })??;
-        }
+        all_gone(client, args, &response.results).await?;
     }
     Ok(fine)
 }
 
+/// Say that an object was deleted.
+fn tell(args: &Delete, object: &ObjectRef) -> anyhow::Result<()> {
+    let kind = Resource::named(&object.resource).map_or(object.resource.clone(), Resource::qualified);
+    if args.output.is_some() {
+        return print::text(&format!("{kind}/{}\n", object.name));
+    }
+    let how = if args.force { " force deleted" } else { " deleted" };
+    print::text(&format!("{kind} \"{}\"{how}\n", object.name))
+}
+
+async fn all_gone(client: &mut Client, args: &Delete, results: &[Deleted]) -> anyhow::Result<()> {
+    let waiting = async {
+        for deleted in results {
+            gone(
+                client,
+                args,
+                &deleted.object.clone().unwrap_or_default(),
+                &deleted.uid,
+            )
+            .await?;
+        }
+        anyhow::Ok(())
+    };
+    if args.timeout == Duration::ZERO {
+        return waiting.await;
+    }
+    tokio::time::timeout(args.timeout, waiting).await.map_err(|_| {
+        anyhow!("error: timed out waiting for the objects' end; it goes on, see `keelson get pods`")
+    })?
+}
+
 /// Say which objects are not there, and leave them out.
-async fn tell_missing(client: &mut Client, objects: &mut Vec<ObjectRef>) -> anyhow::Result<bool> {
+async fn tell_missing(
+    client: &mut Client,
+    args: &Delete,
+    objects: &mut Vec<ObjectRef>,
+) -> anyhow::Result<bool> {
     let mut there = Vec::new();
     let mut fine = true;
     for object in objects.drain(..) {
@@ -103,10 +112,7 @@ async fn tell_missing(client: &mut Client, objects: &mut Vec<ObjectRef>) -> anyh
             Ok(false) => match client.delete(request).await {
                 Ok(response) => {
                     for deleted in response.into_inner().results {
-                        let object = deleted.object.unwrap_or_default();
-                        let kind = Resource::named(&object.resource)
-                            .map_or(object.resource.clone(), Resource::qualified);
-                        print::text(&format!("{kind} \"{}\" deleted\n", object.name))?;
+                        tell(args, &deleted.object.unwrap_or_default())?;
                     }
                 }
                 Err(status) if status.code() == Code::NotFound => {

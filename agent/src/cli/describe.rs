@@ -157,7 +157,7 @@ pub struct Facts<'a> {
 pub fn page(resource: Resource, facts: &Facts<'_>) -> serde_json::Result<String> {
     let mut page = Page::default();
     match resource {
-        Resource::Pods => pod::describe(&mut page, &columns::read(facts.object)?, facts.now),
+        Resource::Pods => pod::describe(&mut page, &columns::read(facts.object)?),
         Resource::Deployments => workload::deployment(&mut page, &columns::read(facts.object)?),
         Resource::Services => workload::service(&mut page, &columns::read(facts.object)?, facts.related),
         Resource::EndpointSlices => workload::endpoint_slice(&mut page, &columns::read(facts.object)?),

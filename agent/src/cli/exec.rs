@@ -32,7 +32,7 @@ pub async fn run(client: &mut Client, args: &Exec) -> anyhow::Result<ExitCode> {
     let pod = pods::one(client, &namespace, &args.target).await?;
     let container = pods::container(&pod, args.container.as_deref())?;
     let mut tty = args.tty;
-    if tty && !(args.stdin && io::stdin().is_terminal()) && args.stdin {
+    if tty && args.stdin && !io::stdin().is_terminal() {
         eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
         tty = false;
     }

@@ -33,7 +33,7 @@ pub async fn one(client: &mut Client, namespace: &str, target: &str) -> anyhow::
             let selector = selector_text(&deployment.spec.unwrap_or_default().selector);
             let mut pods = selected(client, namespace, &selector).await?;
             // One that runs says more than one that does not.
-            pods.sort_by_key(|pod| rank(pod));
+            pods.sort_by_key(rank);
             pods.into_iter()
                 .next()
                 .ok_or_else(|| anyhow!("error: {target} has no pods; see `keelson describe {target}`"))

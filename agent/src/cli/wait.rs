@@ -85,7 +85,11 @@ impl Until {
                     (None, _) => false,
                     (Some(_), None) => true,
                     (Some(Value::String(found)), Some(wanted)) => found == wanted,
-                    (Some(found), Some(wanted)) => found.to_string() == *wanted,
+                    (Some(found), Some(wanted)) => {
+                        // Of anything but texts, the way JSON writes it.
+                        let found = found.to_string();
+                        found == *wanted
+                    }
                 };
                 objects.peek().is_some() && objects.all(is)
             }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_core::{
-    manifest::{merge::Readings, object::Id},
+    manifest::{
+        merge::Readings,
+        object::{Id, Kind},
+    },
     object::Key,
 };
 use keelson_proto::keelson::ObjectRef;
@@ -57,15 +60,7 @@ pub fn plan(
 ) -> Result<Option<Step>, Refusal> {
     let resource =
         Resource::named(&wanted.resource).ok_or_else(|| Refusal::Invalid(list::unknown(&wanted.resource)))?;
-    let Some(kind) = resource.kind() else {
-        return Err(Refusal::Invalid(format!(
-            "{resource} cannot be deleted: {}",
-            match resource {
-                Resource::Manifests => "remove the file from the folder of manifests",
-                _ => "they are the node's own",
-            }
-        )));
-    };
+    let kind = kind_of(resource)?;
     let namespace = if wanted.namespace.is_empty() {
         "default"
     } else {
@@ -117,6 +112,17 @@ pub fn plan(
         }
         None => Ok(Some(step(owners.first().map(|file| (*file).to_owned())))),
     }
+}
+
+/// The kind that manifests call it; only what manifests hold can be deleted.
+fn kind_of(resource: Resource) -> Result<Kind, Refusal> {
+    let why = match resource {
+        Resource::Manifests => "remove the file from the folder of manifests",
+        _ => "they are the node's own",
+    };
+    resource
+        .kind()
+        .ok_or_else(|| Refusal::Invalid(format!("{resource} cannot be deleted: {why}")))
 }
 
 /// What is said of an object that is not there.

@@ -71,14 +71,15 @@ impl Server {
         }
     }
 
-    fn root(&self) -> &Path {
+    fn manifests(&self) -> &Path {
         &self.ctx.config.manifests
     }
 
     fn read_folder(&self) -> Result<Readings, Status> {
-        std::fs::create_dir_all(self.root())
-            .map_err(|error| Status::internal(format!("create folder {}: {error}", self.root().display())))?;
-        folder::read(self.root(), &self.rules)
+        std::fs::create_dir_all(self.manifests()).map_err(|error| {
+            Status::internal(format!("create folder {}: {error}", self.manifests().display()))
+        })?;
+        folder::read(self.manifests(), &self.rules)
             .map_err(|error| Status::internal(format!("read the folder of manifests: {error}")))
     }
 
@@ -86,11 +87,11 @@ impl Server {
         let fail = |why: String| {
             Status::internal(format!(
                 "write {}: {why}; objects named before it have been written",
-                self.root().join(&step.file).display()
+                self.manifests().join(&step.file).display()
             ))
         };
         let text = yaml_text::yaml(&step.value).map_err(fail)?;
-        folder::write(self.root(), &step.file, &text, step.id.kind == Kind::Secret)
+        folder::write(self.manifests(), &step.file, &text, step.id.kind == Kind::Secret)
             .map_err(|error| fail(error.to_string()))
     }
 
@@ -201,7 +202,7 @@ impl Server {
         let Some(file) = &step.file else {
             return Ok(());
         };
-        let path = self.root().join(file);
+        let path = self.manifests().join(file);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Status::internal(format!("remove {}: {error}", path.display())))

@@ -124,24 +124,9 @@ pub async fn connect(url: &str, streams: Streams) -> Result<(Input, Outputs), Er
     }
     let (reader, writer) = tokio::io::split(connection);
     let mut writer = Writer::new(writer);
-    let kinds = [
-        (ERROR, "error", true),
-        (STDIN, "stdin", streams.stdin),
-        (STDOUT, "stdout", true),
-        // A terminal has one stream for both.
-        (STDERR, "stderr", !streams.tty),
-        (RESIZE, "resize", streams.tty),
-    ];
-    let mut open = Vec::new();
-    for (stream, kind, _) in kinds.into_iter().filter(|(_, _, wanted)| *wanted) {
-        writer
-            .open(stream, &[("streamtype", kind)])
-            .await
-            .map_err(fail("write to"))?;
-        if matches!(stream, ERROR | STDOUT | STDERR) {
-            open.push(stream);
-        }
-    }
+    let open = open_streams(&mut writer, streams)
+        .await
+        .map_err(fail("write to"))?;
     let input = Input {
         writer,
         address: address.clone(),
@@ -154,6 +139,26 @@ pub async fn connect(url: &str, streams: Streams) -> Result<(Input, Outputs), Er
         verdict: Vec::new(),
     };
     Ok((input, outputs))
+}
+
+/// Open the streams that are wanted; those that the command's side ends are returned.
+async fn open_streams(writer: &mut Writer<WriteHalf<TcpStream>>, streams: Streams) -> io::Result<Vec<u32>> {
+    let kinds = [
+        (ERROR, "error", true),
+        (STDIN, "stdin", streams.stdin),
+        (STDOUT, "stdout", true),
+        // A terminal has one stream for both.
+        (STDERR, "stderr", !streams.tty),
+        (RESIZE, "resize", streams.tty),
+    ];
+    let mut open = Vec::new();
+    for (stream, kind, _) in kinds.into_iter().filter(|(_, _, wanted)| *wanted) {
+        writer.open(stream, &[("streamtype", kind)]).await?;
+        if matches!(stream, ERROR | STDOUT | STDERR) {
+            open.push(stream);
+        }
+    }
+    Ok(open)
 }
 
 fn parse(url: &str) -> Result<(String, String), Error> {

@@ -57,6 +57,7 @@ fn ended(name: &str, code: i32, reason: &str) -> Value {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn a_pods_status_is_the_one_word_kubectl_shows() {
     let plain = json!([]);
     let one_init = json!([{ "name": "i0" }]);

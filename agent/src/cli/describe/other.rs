@@ -104,6 +104,11 @@ pub(super) fn node(page: &mut Page, node: &Node, pods: &[Value], now: Timestamp)
         page.field(1, "Container Runtime Version", &info.container_runtime_version);
         page.field(1, "Agent Version", &info.kubelet_version);
     }
+    node_pods(page, node, pods, now);
+}
+
+/// What runs on it.
+fn node_pods(page: &mut Page, node: &Node, pods: &[Value], now: Timestamp) {
     page.field_if(
         0,
         "PodCIDR",

@@ -1,10 +1,9 @@
 //! The page of a pod.
 
-use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerState, ContainerStatus, EnvVar, Pod, Probe, ResourceRequirements, Volume,
-        VolumeMount,
+        Container, ContainerState, ContainerStatus, EnvVar, Pod, PodStatus, Probe, ResourceRequirements,
+        Volume, VolumeMount,
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
@@ -13,7 +12,7 @@ use super::{Page, head, keyed, labels, time_of};
 use crate::cli::columns::{NONE, or_none, pod::summarize};
 
 /// All about a pod but its events.
-pub fn describe(page: &mut Page, pod: &Pod, _now: Timestamp) {
+pub fn describe(page: &mut Page, pod: &Pod) {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
     head(page, &pod.metadata, true);
@@ -39,21 +38,7 @@ pub fn describe(page: &mut Page, pod: &Pod, _now: Timestamp) {
     }
     page.field_if(0, "Reason", status.reason.as_ref());
     page.field_if(0, "Message", status.message.as_ref());
-    page.field(0, "IP", status.pod_ip.as_deref().unwrap_or_default());
-    let addresses: Vec<String> = status
-        .pod_ips
-        .iter()
-        .flatten()
-        .map(|one| format!("IP:\t{}", one.ip))
-        .collect();
-    if addresses.is_empty() {
-        page.field(0, "IPs", NONE);
-    } else {
-        page.line(0, "IPs:");
-        for address in addresses {
-            page.line(1, &address);
-        }
-    }
+    addresses(page, &status);
     for owner in pod.metadata.owner_references.iter().flatten() {
         page.field(0, "Controlled By", format!("{}/{}", owner.kind, owner.name));
     }
@@ -71,7 +56,36 @@ pub fn describe(page: &mut Page, pod: &Pod, _now: Timestamp) {
         &spec.containers,
         status.container_statuses.as_deref(),
     );
-    let conditions = status.conditions.unwrap_or_default();
+    conditions(page, &status);
+    volumes(page, &spec.volumes.unwrap_or_default());
+    page.field(0, "QoS Class", status.qos_class.as_deref().unwrap_or(NONE));
+    page.list(
+        0,
+        "Node-Selectors",
+        keyed(spec.node_selector.iter().flatten(), "="),
+    );
+}
+
+fn addresses(page: &mut Page, status: &PodStatus) {
+    page.field(0, "IP", status.pod_ip.as_deref().unwrap_or_default());
+    let addresses: Vec<String> = status
+        .pod_ips
+        .iter()
+        .flatten()
+        .map(|one| format!("IP:\t{}", one.ip))
+        .collect();
+    if addresses.is_empty() {
+        page.field(0, "IPs", NONE);
+    } else {
+        page.line(0, "IPs:");
+        for address in addresses {
+            page.line(1, &address);
+        }
+    }
+}
+
+fn conditions(page: &mut Page, status: &PodStatus) {
+    let conditions = status.conditions.clone().unwrap_or_default();
     if !conditions.is_empty() {
         page.line(0, "Conditions:");
         page.line(1, "Type\tStatus\tReason");
@@ -84,13 +98,6 @@ pub fn describe(page: &mut Page, pod: &Pod, _now: Timestamp) {
             );
         }
     }
-    volumes(page, &spec.volumes.unwrap_or_default());
-    page.field(0, "QoS Class", status.qos_class.as_deref().unwrap_or(NONE));
-    page.list(
-        0,
-        "Node-Selectors",
-        keyed(spec.node_selector.iter().flatten(), "="),
-    );
 }
 
 fn containers(page: &mut Page, title: &str, list: &[Container], statuses: Option<&[ContainerStatus]>) {

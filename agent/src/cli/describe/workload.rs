@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::Service,
+        core::v1::{PodTemplateSpec, Service},
         discovery::v1::{Endpoint, EndpointSlice},
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
@@ -83,27 +83,7 @@ pub(super) fn deployment(page: &mut Page, deployment: &Deployment) {
             ),
         );
     }
-    page.line(0, "Pod Template:");
-    let template = spec.template.metadata.unwrap_or_default();
-    page.list(1, "Labels", keyed(template.labels.iter().flatten(), "="));
-    page.line(1, "Containers:");
-    for container in spec.template.spec.map(|pod| pod.containers).unwrap_or_default() {
-        page.line(2, &format!("{}:", container.name));
-        page.field(3, "Image", container.image.as_deref().unwrap_or_default());
-        let ports: Vec<String> = container
-            .ports
-            .iter()
-            .flatten()
-            .map(|port| {
-                format!(
-                    "{}/{}",
-                    port.container_port,
-                    port.protocol.as_deref().unwrap_or("TCP")
-                )
-            })
-            .collect();
-        page.field(3, "Port", or_none(ports.join(", ")));
-    }
+    template(page, spec.template);
     let conditions = status.conditions.unwrap_or_default();
     if !conditions.is_empty() {
         page.line(0, "Conditions:");
@@ -120,6 +100,30 @@ pub(super) fn deployment(page: &mut Page, deployment: &Deployment) {
                 ),
             );
         }
+    }
+}
+
+fn template(page: &mut Page, template: PodTemplateSpec) {
+    page.line(0, "Pod Template:");
+    let metadata = template.metadata.unwrap_or_default();
+    page.list(1, "Labels", keyed(metadata.labels.iter().flatten(), "="));
+    page.line(1, "Containers:");
+    for container in template.spec.map(|pod| pod.containers).unwrap_or_default() {
+        page.line(2, &format!("{}:", container.name));
+        page.field(3, "Image", container.image.as_deref().unwrap_or_default());
+        let ports: Vec<String> = container
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| {
+                format!(
+                    "{}/{}",
+                    port.container_port,
+                    port.protocol.as_deref().unwrap_or("TCP")
+                )
+            })
+            .collect();
+        page.field(3, "Port", or_none(ports.join(", ")));
     }
 }
 
