@@ -17,8 +17,8 @@ pub const OURS: [&str; 5] = [
     "PodScheduled",
 ];
 
-/// A condition's outcome: holds, or not and why.
-type Outcome = Result<(), (&'static str, String)>;
+/// A condition's outcome: holds (with a reason, where there is one), or not and why.
+type Outcome = Result<&'static str, (&'static str, String)>;
 
 /// All conditions, ours first.
 pub fn conditions(view: &View<'_>, status: &PodStatus, previous: &[PodCondition]) -> Vec<PodCondition> {
@@ -31,16 +31,16 @@ pub fn conditions(view: &View<'_>, status: &PodStatus, previous: &[PodCondition]
         .sandbox()
         .is_some_and(|sandbox| view.spec.host_network.unwrap_or(false) || !sandbox.ips.is_empty());
     let containers = containers_ready(view, terminal);
-    let ready = containers.clone().and_then(|()| gates(view, previous));
+    let ready = containers.clone().and_then(|_| gates(view, previous));
     let outcomes: [(&str, Outcome); 5] = [
         (
             "PodReadyToStartContainers",
-            if sandbox { Ok(()) } else { Err(("", network(view))) },
+            if sandbox { Ok("") } else { Err(("", network(view))) },
         ),
         ("Initialized", initialized(view, terminal)),
         ("Ready", ready),
         ("ContainersReady", containers),
-        ("PodScheduled", Ok(())),
+        ("PodScheduled", Ok("")),
     ];
     let ours = outcomes
         .into_iter()
@@ -66,16 +66,13 @@ fn network(view: &View<'_>) -> String {
 
 fn initialized(view: &View<'_>, terminal: Option<&str>) -> Outcome {
     if terminal == Some("Succeeded") {
-        return Ok(());
+        return Ok("PodCompleted");
     }
-    if view.initialized() {
-        return Ok(());
+    let open = view.open_inits().iter().map(|init| init.name.as_str());
+    let open: Vec<&str> = open.collect();
+    if open.is_empty() {
+        return Ok("");
     }
-    let inits = view.spec.init_containers.iter().flatten();
-    let open: Vec<&str> = inits
-        .map(|init| init.name.as_str())
-        .filter(|name| !view.init_succeeded(name))
-        .collect();
     Err((
         "ContainersNotInitialized",
         format!("containers with incomplete status: [{}]", open.join(" ")),
@@ -101,7 +98,7 @@ fn containers_ready(view: &View<'_>, terminal: Option<&str>) -> Outcome {
         .map(|container| container.name.as_str())
         .collect();
     if unready.is_empty() {
-        return Ok(());
+        return Ok("");
     }
     Err((
         "ContainersNotReady",
@@ -123,7 +120,7 @@ fn gates(view: &View<'_>, previous: &[PodCondition]) -> Outcome {
         })
         .collect();
     if missing.is_empty() {
-        return Ok(());
+        return Ok("");
     }
     let list = missing
         .iter()
@@ -139,7 +136,10 @@ fn condition(
     generation: Option<i64>,
 ) -> PodCondition {
     let holds = if outcome.is_ok() { "True" } else { "False" };
-    let (reason, message) = outcome.err().unwrap_or_default();
+    let (reason, message) = match outcome {
+        Ok(reason) => (reason, String::new()),
+        Err(why) => why,
+    };
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     let since = previous
         .iter()

@@ -1,11 +1,14 @@
 //! What each container should do now. Plan and status both ask here.
 
-use jiff::Timestamp;
+mod decide;
+mod image;
+
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{self as api, Pod, PodSpec};
 
 use super::{
-    backoff::{self, Backoffs},
-    observed::{Container, Observed, Prepared, Pull, State, Trouble},
+    backoff::Backoffs,
+    observed::{Container, Observed, State},
     spec,
 };
 
@@ -30,6 +33,11 @@ impl Waiting {
         }
     }
 
+    /// Nothing is wrong: things are being made.
+    pub fn is_normal(&self) -> bool {
+        self.reason == "ContainerCreating" || self.reason == "PodInitializing"
+    }
+
     fn until(reason: &str, message: impl Into<String>, until: Timestamp) -> Self {
         Self {
             until: Some(until),
@@ -47,7 +55,7 @@ pub enum Ended {
     Liveness,
     /// Its startup probe failed.
     Startup,
-    /// Its sandbox is dead, or the runtime lost it.
+    /// Its sandbox is dead, the runtime lost it, or a newer one of its name is there.
     Lost,
     /// The pod ends.
     Pod,
@@ -111,24 +119,35 @@ impl<'a> View<'a> {
         self.first_open_init().is_none()
     }
 
-    /// The init container whose turn it is.
+    /// The init container whose turn it is: the last that was begun, or the one after it. Those before it are done, even if
+    /// somebody removed their records.
     pub fn first_open_init(&self) -> Option<&'a api::Container> {
-        let inits = self.spec.init_containers.as_deref().unwrap_or_default();
-        if inits.is_empty() || self.regular_was_made() {
-            return None;
-        }
-        inits.iter().find(|init| !self.init_succeeded(&init.name))
+        self.open_inits().first()
     }
 
-    /// Whether an init container ended well in the sandbox that counts.
-    pub fn init_succeeded(&self, name: &str) -> bool {
-        let here = |container: &&Container| self.counts(&container.sandbox);
-        let newest = self
+    /// The init containers that are not done, in order.
+    pub fn open_inits(&self) -> &'a [api::Container] {
+        let inits = self.spec.init_containers.as_deref().unwrap_or_default();
+        if inits.is_empty() || self.regular_was_made() {
+            return &[];
+        }
+        let Some(last) = inits
+            .iter()
+            .rposition(|init| self.newest_here(&init.name).is_some())
+        else {
+            return inits;
+        };
+        let done = self.newest_here(&inits[last].name).is_some_and(ended_well);
+        &inits[last + usize::from(done)..]
+    }
+
+    /// The newest record of a name in the sandbox that counts.
+    fn newest_here(&self, name: &str) -> Option<&'a Container> {
+        let here = self
             .observed
             .of(name)
-            .filter(here)
-            .max_by_key(|container| container.attempt);
-        newest.is_some_and(|container| container.state == State::Exited && container.exit_code == 0)
+            .filter(|container| self.counts(&container.sandbox));
+        here.max_by_key(|container| container.age())
     }
 
     fn regular_was_made(&self) -> bool {
@@ -142,16 +161,17 @@ impl<'a> View<'a> {
 
     /// Records of the live sandbox count; without one those of the newest that was: a pod that is over has none alive.
     fn counts(&self, sandbox: &str) -> bool {
-        let newest = || {
-            self.observed
-                .sandboxes
-                .iter()
-                .max_by_key(|sandbox| sandbox.attempt)
-        };
+        let newest = || self.observed.sandboxes.iter().max_by_key(|sandbox| sandbox.age());
         let Some(current) = self.observed.sandbox().or_else(newest) else {
             return true;
         };
         current.id == sandbox
+    }
+
+    /// Names of all the pod's containers.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> {
+        let inits = self.spec.init_containers.iter().flatten();
+        inits.chain(&self.spec.containers).map(|one| one.name.as_str())
     }
 
     /// `Always`, `OnFailure` or `Never`.
@@ -159,29 +179,37 @@ impl<'a> View<'a> {
         self.spec.restart_policy.as_deref().unwrap_or("Always")
     }
 
-    /// Whether a container that ended is started again.
-    pub fn restarts(&self, init: bool, exit_code: i32) -> bool {
+    /// Whether a container that ended is started again. The exit code does not tell all: one that was ended for its probe has
+    /// failed however it exits, and one that was ended for its new image has not run yet.
+    pub fn restarts(&self, container: &api::Container, init: bool, latest: &Container) -> bool {
+        // A record without a hash is not of our making: nothing can be said of its image.
+        if !latest.hash.is_empty() && latest.hash != spec::container_hash(container) {
+            return true;
+        }
+        let failed = latest.exit_code != 0 || failed_probe(container, latest).is_some();
         match self.restart_policy() {
             "Never" => false,
-            "OnFailure" => exit_code != 0,
+            "OnFailure" => failed,
             // An init container that ended well is done under every policy.
-            _ => !init || exit_code != 0,
+            _ => !init || failed,
         }
     }
 
     /// Whether the pod has run to its end: a failed init container that is not restarted, or all regular ones ended for good.
     pub fn is_done(&self) -> bool {
-        self.observed.terminated || self.init_failed() || self.all_ended()
+        self.observed.terminated || self.ended_by_itself()
+    }
+
+    /// The same, by what its containers did alone.
+    pub fn ended_by_itself(&self) -> bool {
+        self.init_failed() || self.all_ended()
     }
 
     /// An init container failed for good.
     pub fn init_failed(&self) -> bool {
         self.first_open_init().is_some_and(|init| {
-            self.observed.latest(&init.name).is_some_and(|container| {
-                container.state == State::Exited
-                    && self.counts(&container.sandbox)
-                    && container.exit_code != 0
-                    && !self.restarts(true, container.exit_code)
+            self.newest_here(&init.name).is_some_and(|newest| {
+                newest.state == State::Exited && !ended_well(newest) && !self.restarts(init, true, newest)
             })
         })
     }
@@ -189,177 +217,84 @@ impl<'a> View<'a> {
     fn all_ended(&self) -> bool {
         let ended = |container: &api::Container| {
             self.observed.latest(&container.name).is_some_and(|latest| {
-                latest.state == State::Exited && !self.restarts(false, latest.exit_code)
+                latest.state == State::Exited && !self.restarts(container, false, latest)
             })
         };
         !self.spec.containers.is_empty() && self.spec.containers.iter().all(ended)
     }
 
-    /// What a container of the pod should do now, with the pod meant to run.
-    pub fn decide(&self, container: &'a api::Container, init: bool) -> Decision {
-        let Some(latest) = self.observed.latest(&container.name) else {
-            return self.start(container, 0);
-        };
-        let here = self
-            .observed
-            .sandbox()
-            .is_some_and(|sandbox| sandbox.id == latest.sandbox);
-        match latest.state {
-            State::Created if here && latest.hash == spec::container_hash(container) => self
-                .startable(container)
-                .map_or_else(Decision::Wait, |()| Decision::StartCreated {
-                    id: latest.id.clone(),
-                }),
-            State::Created => Decision::Remove {
-                id: latest.id.clone(),
-            },
-            State::Running if self.observed.killing.contains_key(&latest.id) => Decision::Leave,
-            State::Running => self
-                .ended(container, latest, here)
-                .map_or(Decision::Leave, |why| self.kill(latest, why)),
-            State::Unknown => self.kill(latest, Ended::Lost),
-            State::Exited if init && here && latest.exit_code == 0 => Decision::Leave,
-            State::Exited if !here && init => self.start(container, latest.attempt + 1),
-            State::Exited if self.restarts(init, latest.exit_code) => self.restart(container, latest),
-            State::Exited => Decision::Leave,
+    /// Whether it is a container's turn: init containers one by one, then all the regular ones.
+    pub fn has_turn(&self, container: &api::Container) -> bool {
+        let inits = self.spec.init_containers.iter().flatten();
+        match self.first_open_init() {
+            Some(open) => open.name == container.name,
+            None => inits.into_iter().all(|init| init.name != container.name),
         }
     }
 
-    fn kill(&self, container: &Container, why: Ended) -> Decision {
-        Decision::Kill {
-            id: container.id.clone(),
-            why,
-        }
-    }
-
-    fn ended(&self, container: &api::Container, latest: &Container, here: bool) -> Option<Ended> {
-        if !here {
-            return Some(Ended::Lost);
-        }
-        if latest.hash != spec::container_hash(container) {
-            return Some(Ended::Changed);
-        }
-        if container.startup_probe.is_some() && latest.startup == Some(false) {
-            return Some(Ended::Startup);
-        }
-        (container.liveness_probe.is_some() && latest.liveness == Some(false)).then_some(Ended::Liveness)
-    }
-
-    fn restart(&self, container: &'a api::Container, latest: &Container) -> Decision {
-        let image = container.image.as_deref().unwrap_or_default();
-        let key = backoff::key(&container.name, image);
-        let finished = latest.finished_at.unwrap_or(latest.created_at);
-        match self.backoffs.until(&key, latest.started_at, finished) {
-            Some(until) if until > self.now => {
-                let seconds = self.backoffs.wait(&key).as_secs();
-                let name = &container.name;
-                let pod = self.pod.metadata.name.as_deref().unwrap_or_default();
-                let message = format!("back-off {seconds}s restarting failed container={name} pod={pod}");
-                Decision::Wait(Waiting::until("CrashLoopBackOff", message, until))
-            }
-            _ => self.start(container, latest.attempt + 1),
-        }
-    }
-
-    /// Start, if all that a start needs is there.
-    fn start(&self, container: &'a api::Container, attempt: u32) -> Decision {
-        if let Err(waiting) = self.startable(container) {
-            return Decision::Wait(waiting);
-        }
-        let image = container.image.as_deref().unwrap_or_default();
-        match self.image(container, image) {
-            Err(decision) => decision,
-            Ok(()) => Decision::Start { attempt },
-        }
-    }
-
-    fn startable(&self, container: &api::Container) -> Result<(), Waiting> {
-        let creating = || self.creating(container);
-        let network = self
-            .observed
-            .network
+    /// When the pod began: as its status says; else (the agent forgot) when its first sandbox was made.
+    pub fn began(&self) -> Option<Timestamp> {
+        let told = self
+            .pod
+            .status
             .as_ref()
-            .filter(|_| !self.spec.host_network.unwrap_or(false));
-        if let (Some(message), None) = (network, self.observed.sandbox()) {
-            return Err(Waiting::new(
-                "ContainerCreating",
-                format!("network is not ready: {message}"),
-            ));
-        }
-        if let Some(Trouble { message, retry_at }) = &self.observed.sandbox_error {
-            return Err(Waiting::until("ContainerCreating", message, *retry_at));
-        }
-        if self.observed.sandbox().is_none() {
-            return Err(creating());
-        }
-        for prepared in [&self.observed.cgroup, &self.observed.volumes] {
-            match prepared {
-                Prepared::Yes => {}
-                Prepared::No => return Err(creating()),
-                Prepared::Failed(Trouble { message, retry_at }) => {
-                    return Err(Waiting::until("ContainerCreating", message, *retry_at));
-                }
-            }
-        }
-        if let Some(message) = self.observed.config_errors.get(&container.name) {
-            return Err(Waiting::new("CreateContainerConfigError", message));
-        }
-        if let Some(error) = self
-            .observed
-            .start_errors
-            .get(&container.name)
-            .filter(|e| e.trouble.retry_at > self.now)
-        {
-            return Err(Waiting::until(
-                &error.reason,
-                &error.trouble.message,
-                error.trouble.retry_at,
-            ));
-        }
-        Ok(())
+            .and_then(|status| status.start_time.as_ref());
+        told.map(|time| time.0).or_else(|| {
+            let made = self.observed.sandboxes.iter().map(|sandbox| sandbox.created_at);
+            made.filter(|at| *at > Timestamp::UNIX_EPOCH && *at <= self.now)
+                .min()
+        })
     }
 
-    /// A container that nothing is wrong with: before its turn, or while things are being made.
-    pub fn creating(&self, container: &api::Container) -> Waiting {
-        let inits = self.spec.init_containers.as_deref().unwrap_or_default();
-        let waits =
-            !inits.is_empty() && !inits.iter().any(|init| init.name == container.name) && !self.initialized();
-        Waiting::new(
-            if waits {
-                "PodInitializing"
-            } else {
-                "ContainerCreating"
-            },
-            "",
-        )
+    /// When `activeDeadlineSeconds` are over.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.began()?
+            .checked_add(SignedDuration::from_secs(self.spec.active_deadline_seconds?))
+            .ok()
     }
 
-    fn image(&self, container: &api::Container, image: &str) -> Result<(), Decision> {
-        let state = self.observed.images.get(image).cloned().unwrap_or_default();
-        let wait = |reason: &str, message: String| Decision::Wait(Waiting::new(reason, message));
-        match spec::pull_policy(container) {
-            "Never" if state.present => Ok(()),
-            "Never" => {
-                let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-                Err(wait("ErrImageNeverPull", message))
-            }
-            "IfNotPresent" if state.present => Ok(()),
-            _ => match state.pull {
-                Pull::Done => Ok(()),
-                Pull::Running => Err(Decision::Wait(self.creating(container))),
-                Pull::Failed(Trouble { message, retry_at }) if retry_at > self.now => {
-                    // The failure itself is told first, then that it is being waited out.
-                    let message = format!("Back-off pulling image \"{image}\": {message}");
-                    Err(Decision::Wait(Waiting::until(
-                        "ImagePullBackOff",
-                        message,
-                        retry_at,
-                    )))
-                }
-                Pull::Idle | Pull::Failed(_) => Err(Decision::Pull {
-                    image: image.to_owned(),
-                }),
-            },
-        }
+    /// Whether the deadline ends (or ended) the pod. One that came to its own end before is not touched by it.
+    pub fn deadline_passed(&self) -> bool {
+        self.deadline()
+            .is_some_and(|deadline| deadline <= self.now && !self.ended_before(deadline))
     }
+
+    fn ended_before(&self, deadline: Timestamp) -> bool {
+        let ends = self.observed.containers.iter().map(Container::ended_at);
+        self.ended_by_itself() && ends.max().is_some_and(|last| last <= deadline)
+    }
+
+    /// The status that was last told of a container.
+    pub fn told(&self, name: &str) -> Option<&'a api::ContainerStatus> {
+        let status = self.pod.status.as_ref()?;
+        status
+            .container_statuses
+            .iter()
+            .chain(&status.init_container_statuses)
+            .flatten()
+            .find(|told| told.name == name)
+    }
+
+    /// Restart count of a container that has no record: what was told, and one more if it ran by then.
+    pub fn attempt_without_record(&self, name: &str) -> u32 {
+        let Some(told) = self.told(name) else { return 0 };
+        let count = u32::try_from(told.restart_count).unwrap_or(0);
+        let ran = told
+            .state
+            .as_ref()
+            .is_some_and(|state| state.running.is_some() || state.terminated.is_some());
+        count + u32::from(ran)
+    }
+}
+
+fn ended_well(container: &Container) -> bool {
+    container.state == State::Exited && container.exit_code == 0
+}
+
+/// The probe whose verdict ends the container.
+pub fn failed_probe(container: &api::Container, latest: &Container) -> Option<Ended> {
+    if container.startup_probe.is_some() && latest.startup == Some(false) {
+        return Some(Ended::Startup);
+    }
+    (container.liveness_probe.is_some() && latest.liveness == Some(false)).then_some(Ended::Liveness)
 }

@@ -1,9 +1,6 @@
 //! What the machine shows of a pod.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 
@@ -163,19 +160,42 @@ pub enum Pull {
     Failed(Trouble),
 }
 
+impl Sandbox {
+    /// The greater, the newer. The id only makes the order of the list meaningless.
+    pub fn age(&self) -> (u32, Timestamp, &str) {
+        (self.attempt, self.created_at, &self.id)
+    }
+}
+
+impl Container {
+    /// The greater, the newer. The id only makes the order of the list meaningless.
+    pub fn age(&self) -> (u32, Timestamp, &str) {
+        (self.attempt, self.created_at, &self.id)
+    }
+
+    /// It has processes, or may have.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.state, State::Running | State::Unknown)
+    }
+
+    /// When it ended; where the runtime does not say, when it was made.
+    pub fn ended_at(&self) -> Timestamp {
+        self.finished_at.unwrap_or(self.created_at)
+    }
+}
+
 impl Observed {
     /// The newest sandbox that is ready.
     pub fn sandbox(&self) -> Option<&Sandbox> {
         self.sandboxes
             .iter()
             .filter(|sandbox| sandbox.ready)
-            .max_by_key(|sandbox| sandbox.attempt)
+            .max_by_key(|sandbox| sandbox.age())
     }
 
     /// The newest container of a name.
     pub fn latest(&self, name: &str) -> Option<&Container> {
-        self.of(name)
-            .max_by_key(|container| (container.attempt, container.created_at))
+        self.of(name).max_by_key(|container| container.age())
     }
 
     /// The newest container of a name that ended, other than `except`.
@@ -183,7 +203,7 @@ impl Observed {
         let ended = self.of(name).filter(|container| container.state == State::Exited);
         ended
             .filter(|container| Some(container.id.as_str()) != except)
-            .max_by_key(|container| (container.attempt, container.created_at))
+            .max_by_key(|container| container.age())
     }
 
     /// All containers of a name.
@@ -191,14 +211,5 @@ impl Observed {
         self.containers
             .iter()
             .filter(move |container| container.name == name)
-    }
-
-    /// Ids of sandboxes that are ready.
-    pub fn ready_sandboxes(&self) -> BTreeSet<&str> {
-        self.sandboxes
-            .iter()
-            .filter(|sandbox| sandbox.ready)
-            .map(|sandbox| sandbox.id.as_str())
-            .collect()
     }
 }

@@ -1,19 +1,17 @@
 //! The next steps. All steps of one plan are independent of each other: whoever applies them may do so at once, and then plans
 //! again. There is no rollback: the next plan is the repair. A settled pod has an empty plan.
 
-use std::time::Duration;
+mod ending;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+pub use self::ending::GRACE_FLOOR;
 use super::{
     backoff::Backoffs,
     containers::{Decision, Ended, View},
-    observed::{Container, Observed, Prepared, Sandbox, State},
+    observed::{Container, Observed, Prepared, State},
 };
-
-/// A container is given at least this long between its signal and SIGKILL, unless the pod is deleted by force.
-pub const GRACE_FLOOR: i64 = 2;
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +110,7 @@ pub fn plan(pod: &Pod, observed: &Observed, backoffs: &Backoffs, now: Timestamp)
         view,
         plan: Plan::default(),
     };
-    if deleted || observed.terminated || observed.rejected.is_some() || deadline_passed(&view) {
+    if deleted || observed.terminated || observed.rejected.is_some() || view.deadline_passed() {
         planner.end(deleted);
     } else if view.is_done() {
         planner.plan.steps.push(Step::MarkTerminated);
@@ -120,18 +118,6 @@ pub fn plan(pod: &Pod, observed: &Observed, backoffs: &Backoffs, now: Timestamp)
         planner.run();
     }
     planner.plan
-}
-
-/// `activeDeadlineSeconds` counts from the pod's start.
-pub fn deadline_passed(view: &View<'_>) -> bool {
-    deadline(view).is_some_and(|deadline| deadline <= view.now)
-}
-
-fn deadline(view: &View<'_>) -> Option<Timestamp> {
-    let started = view.pod.status.as_ref()?.start_time.as_ref()?.0;
-    started
-        .checked_add(SignedDuration::from_secs(view.spec.active_deadline_seconds?))
-        .ok()
 }
 
 struct Planner<'a> {
@@ -142,7 +128,7 @@ struct Planner<'a> {
 impl Planner<'_> {
     /// The pod is meant to run.
     fn run(&mut self) {
-        self.wake(deadline(&self.view));
+        self.wake(self.view.deadline());
         let network_ready =
             self.view.observed.network.is_none() || self.view.spec.host_network.unwrap_or(false);
         let live = self.view.observed.sandbox().is_some();
@@ -153,6 +139,7 @@ impl Planner<'_> {
         if !live {
             self.sandbox(network_ready);
         }
+        self.strays();
         self.containers();
         self.tidy();
     }
@@ -182,8 +169,10 @@ impl Planner<'_> {
         {
             return self.wake(Some(trouble.retry_at));
         }
-        // The runtime puts the sandbox below the pod's cgroup, so that must be there first.
-        if !network_ready || observed.cgroup != Prepared::Yes {
+        // The runtime puts the sandbox below the pod's cgroup, so that must be there first. And stopping a dead sandbox ends what
+        // still runs in it without grace, so that must have ended first.
+        let busy = observed.containers.iter().any(Container::is_alive);
+        if !network_ready || observed.cgroup != Prepared::Yes || busy {
             return;
         }
         let attempt = observed
@@ -192,12 +181,28 @@ impl Planner<'_> {
             .map(|sandbox| sandbox.attempt + 1)
             .max()
             .unwrap_or(0);
-        let replaces = observed
+        let mut replaces: Vec<String> = observed
             .sandboxes
             .iter()
             .map(|sandbox| sandbox.id.clone())
             .collect();
+        replaces.sort_unstable();
         self.plan.steps.push(Step::RunSandbox { attempt, replaces });
+    }
+
+    /// What runs and is not the newest of its name in the live sandbox is ended: duplicates, containers of a dead sandbox, strangers.
+    fn strays(&mut self) {
+        let observed = self.view.observed;
+        let live = observed.sandbox().map(|sandbox| sandbox.id.as_str());
+        for container in observed.containers.iter().filter(|one| one.is_alive()) {
+            let known = self.view.names().any(|name| name == container.name);
+            let newest = observed.latest(&container.name).map(|latest| latest.id.as_str());
+            let at_home = known && newest == Some(&container.id) && live == Some(&container.sandbox);
+            if !at_home && !observed.killing.contains_key(&container.id) {
+                let decision = self.view.kill(container, Ended::Lost);
+                self.push(&container.name, decision);
+            }
+        }
     }
 
     /// The init container whose turn it is, or all regular ones.
@@ -232,16 +237,18 @@ impl Planner<'_> {
         }
     }
 
-    /// One dead container of each name is kept for its log and its last state; older ones go. So do sandboxes that were replaced.
+    /// The newest two records of each name are kept: the last state, and the log of the one before. Older ones go, and what was made
+    /// but never started. So do sandboxes that were replaced.
     fn tidy(&mut self) {
         let observed = self.view.observed;
         for container in &observed.containers {
-            let newer = observed
-                .of(&container.name)
-                .filter(|other| other.attempt > container.attempt)
-                .count();
-            let ended = matches!(container.state, State::Exited | State::Created);
-            if ended && newer >= 2 {
+            let newer = self.newer(container);
+            let gone = match container.state {
+                State::Exited => newer >= 2,
+                State::Created => newer >= 1,
+                State::Running | State::Unknown => false,
+            };
+            if gone {
                 self.plan.steps.push(Step::RemoveContainer {
                     id: container.id.clone(),
                 });
@@ -249,108 +256,22 @@ impl Planner<'_> {
         }
         let Some(live) = observed.sandbox() else { return };
         for old in observed.sandboxes.iter().filter(|sandbox| sandbox.id != live.id) {
+            let mut inside = observed.containers.iter().filter(|one| one.sandbox == old.id);
+            if inside.clone().any(Container::is_alive) {
+                continue;
+            }
             if old.ready {
                 self.plan.steps.push(Step::StopSandbox { id: old.id.clone() });
-            } else if !self.holds_a_last_state(old) {
+            } else if inside.all(|container| self.newer(container) >= 2) {
+                // Removing a sandbox removes its containers: the newest records of each name must stay.
                 self.plan.steps.push(Step::RemoveSandbox { id: old.id.clone() });
             }
         }
     }
 
-    /// Removing a sandbox removes its containers: the newest record of each name must stay.
-    fn holds_a_last_state(&self, sandbox: &Sandbox) -> bool {
-        let observed = self.view.observed;
-        observed
-            .containers
-            .iter()
-            .filter(|container| container.sandbox == sandbox.id)
-            .any(|container| {
-                observed
-                    .of(&container.name)
-                    .filter(|other| other.attempt > container.attempt)
-                    .count()
-                    < 2
-            })
-    }
-
-    /// The pod ends: containers, sandbox, volumes and cgroup, object — each only after the one before.
-    fn end(&mut self, deleted: bool) {
-        let observed = self.view.observed;
-        if !deleted && !observed.terminated {
-            self.plan.steps.push(Step::MarkTerminated);
-        }
-        // Traffic must have left before the pod is told to stop; one that is deleted by force does not wait.
-        if deleted && !observed.endpoints_acknowledged && self.view.deletion_grace() > 0 {
-            return;
-        }
-        let alive: Vec<&Container> = observed
-            .containers
-            .iter()
-            .filter(|c| matches!(c.state, State::Running | State::Unknown))
-            .collect();
-        for container in &alive {
-            self.end_container(container);
-        }
-        for made in observed
-            .containers
-            .iter()
-            .filter(|container| container.state == State::Created)
-        {
-            self.plan
-                .steps
-                .push(Step::RemoveContainer { id: made.id.clone() });
-        }
-        if !alive.is_empty() {
-            return;
-        }
-        let ready: Vec<&Sandbox> = observed
-            .sandboxes
-            .iter()
-            .filter(|sandbox| sandbox.ready)
-            .collect();
-        if !ready.is_empty() {
-            self.plan
-                .steps
-                .extend(ready.iter().map(|sandbox| Step::StopSandbox {
-                    id: sandbox.id.clone(),
-                }));
-            return;
-        }
-        if deleted && !observed.sandboxes.is_empty() {
-            let all = observed.sandboxes.iter();
-            self.plan.steps.extend(all.map(|sandbox| Step::RemoveSandbox {
-                id: sandbox.id.clone(),
-            }));
-            return;
-        }
-        if observed.cgroup != Prepared::No || observed.volumes != Prepared::No {
-            self.plan.steps.push(Step::Release);
-        } else if deleted {
-            self.plan.steps.push(Step::Finish);
-        }
-    }
-
-    fn end_container(&mut self, container: &Container) {
-        let grace = self.view.grace(&container.name, Ended::Pod);
-        let planned = self
-            .view
-            .now
-            .checked_add(SignedDuration::from_secs(grace))
-            .unwrap_or(self.view.now);
-        match self.view.observed.killing.get(&container.id) {
-            // Being ended, and no sooner end is asked for. (A second of slack: planned anew at every look.)
-            Some(by)
-                if *by
-                    <= planned
-                        .saturating_add(SignedDuration::from_secs(1))
-                        .unwrap_or(planned) => {}
-            _ => self.plan.steps.push(Step::Kill(Kill {
-                name: container.name.clone(),
-                id: container.id.clone(),
-                grace,
-                why: Ended::Pod,
-            })),
-        }
+    fn newer(&self, container: &Container) -> usize {
+        let same = self.view.observed.of(&container.name);
+        same.filter(|other| other.age() > container.age()).count()
     }
 
     fn wake(&mut self, at: Option<Timestamp>) {
@@ -358,45 +279,5 @@ impl Planner<'_> {
             return;
         };
         self.plan.wake_at = Some(self.plan.wake_at.map_or(at, |earlier| earlier.min(at)));
-    }
-}
-
-impl View<'_> {
-    /// The grace of a deleted pod, as asked.
-    pub fn deletion_grace(&self) -> i64 {
-        let own = || self.spec.termination_grace_period_seconds.unwrap_or(30);
-        self.pod
-            .metadata
-            .deletion_grace_period_seconds
-            .unwrap_or_else(own)
-    }
-
-    /// Seconds until SIGKILL for a container that is to end now.
-    pub fn grace(&self, container: &str, why: Ended) -> i64 {
-        let own = self.spec.termination_grace_period_seconds.unwrap_or(30).max(0);
-        let spec = self
-            .spec
-            .containers
-            .iter()
-            .find(|candidate| candidate.name == container);
-        let probe = match why {
-            Ended::Liveness => spec.and_then(|spec| spec.liveness_probe.as_ref()),
-            Ended::Startup => spec.and_then(|spec| spec.startup_probe.as_ref()),
-            Ended::Changed | Ended::Lost | Ended::Pod => None,
-        };
-        if let Some(seconds) = probe.and_then(|probe| probe.termination_grace_period_seconds) {
-            return seconds.max(0);
-        }
-        let Some(asked) = self.pod.metadata.deletion_timestamp.as_ref() else {
-            return own;
-        };
-        let grace = self.deletion_grace();
-        if grace <= 0 {
-            return 0;
-        }
-        // What is left of the pod's grace; it began when deletion was asked for.
-        let passed =
-            Duration::try_from(self.now.duration_since(asked.0)).map_or(0, |passed| passed.as_secs());
-        (grace - i64::try_from(passed).unwrap_or(i64::MAX)).max(GRACE_FLOOR)
     }
 }

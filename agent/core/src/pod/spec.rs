@@ -6,7 +6,6 @@ use k8s_openapi::{
     api::core::v1::{self as api, Pod, PodSpec},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use sha2::{Digest, Sha256};
 
 use super::{
     env::{self, Missing, NodeFacts, Sources},
@@ -180,11 +179,18 @@ pub struct Security {
     pub seccomp: String,
 }
 
-/// Hash of what cannot change without a restart: name and image, as in Kubernetes.
+/// Hash of what cannot change without a restart: image and name. The value is the one a stock kubelet computes, so that neither
+/// restarts the other's containers when they take turns: 32-bit FNV-1a over the bytes of a JSON object, written out in decimal.
 pub fn container_hash(container: &api::Container) -> String {
     let image = container.image.as_deref().unwrap_or_default();
-    let digest = Sha256::digest(format!("{}\0{image}", container.name));
-    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    let fields = BTreeMap::from([("image", image), ("name", container.name.as_str())]);
+    let json = serde_json::json!(fields).to_string();
+    let decimal: Vec<String> = json.bytes().map(|byte| byte.to_string()).collect();
+    let text = format!("([]uint8)[{}]", decimal.join(" "));
+    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    format!("{hash:x}")
 }
 
 /// `Always`, `IfNotPresent` or `Never`; unset: `Always` for `:latest` and no tag.

@@ -17,7 +17,6 @@ use super::{
     conditions,
     containers::{Decision, View, Waiting},
     observed::{Container, Observed, State},
-    plan::deadline_passed,
     resources,
 };
 
@@ -33,7 +32,7 @@ pub fn status(pod: &Pod, observed: &Observed, backoffs: &Backoffs, now: Timestam
         backoffs,
         now,
     };
-    let start_time = previous.start_time.clone().or(Some(Time(now)));
+    let start_time = Some(Time(view.began().unwrap_or(now)));
     if let Some((reason, message)) = &observed.rejected {
         return rejected(spec, previous, start_time, reason, message);
     }
@@ -49,7 +48,7 @@ pub fn status(pod: &Pod, observed: &Observed, backoffs: &Backoffs, now: Timestam
         .map(|container| container_status(&view, container, false))
         .collect();
     let overdue =
-        deadline_passed(&view) && !matches!(previous.phase.as_deref(), Some("Succeeded" | "Failed"));
+        view.deadline_passed() && !matches!(previous.phase.as_deref(), Some("Succeeded" | "Failed"));
     let phase = phase(&view, previous.phase.as_deref(), overdue);
     let ips = pod_ips(&view, &previous);
     let mut status = PodStatus {
@@ -156,29 +155,67 @@ fn phase(view: &View<'_>, previous: Option<&str>, overdue: bool) -> &'static str
 }
 
 fn container_status(view: &View<'_>, container: &api::Container, init: bool) -> ContainerStatus {
-    let latest = view.observed.latest(&container.name);
+    let Some(latest) = view.observed.latest(&container.name) else {
+        return without_record(view, container, init);
+    };
+    let (state, last) = states(view, container, latest, init);
+    let requests = container.resources.as_ref().and_then(|set| set.requests.clone());
+    ContainerStatus {
+        name: container.name.clone(),
+        image: latest.image.clone(),
+        image_id: latest.image_id.clone(),
+        restart_count: count(latest.attempt),
+        container_id: Some(format!("containerd://{}", latest.id)),
+        resources: container.resources.clone(),
+        allocated_resources: requests,
+        started: Some(is_started(container, latest)),
+        ready: if init {
+            latest.state == State::Exited && latest.exit_code == 0
+        } else {
+            is_ready(container, latest)
+        },
+        state: Some(state),
+        last_state: Some(last),
+        ..ContainerStatus::default()
+    }
+}
+
+/// A container that the runtime knows nothing of: it was not made yet, or somebody removed its record. Then what was told of its end
+/// stays told, and one that ran when it was last seen was lost.
+fn without_record(view: &View<'_>, container: &api::Container, init: bool) -> ContainerStatus {
+    let told = view.told(&container.name).cloned().unwrap_or_default();
+    let state = told.state.clone().unwrap_or_default();
+    if state.terminated.is_some() {
+        return told;
+    }
     let mut status = ContainerStatus {
         name: container.name.clone(),
-        image: latest.map_or_else(
-            || container.image.clone().unwrap_or_default(),
-            |latest| latest.image.clone(),
-        ),
-        image_id: latest.map(|latest| latest.image_id.clone()).unwrap_or_default(),
-        restart_count: latest.map_or(0, |latest| i32::try_from(latest.attempt).unwrap_or(i32::MAX)),
-        container_id: latest.map(|latest| format!("containerd://{}", latest.id)),
+        image: container.image.clone().unwrap_or_default(),
+        restart_count: told.restart_count,
         resources: container.resources.clone(),
+        started: Some(false),
+        last_state: Some(told.last_state.unwrap_or_default()),
         ..ContainerStatus::default()
     };
-    let (state, last) = states(view, container, init);
-    status.started = Some(latest.is_some_and(|latest| is_started(container, latest)));
-    status.ready = if init {
-        latest.is_some_and(|latest| latest.state == State::Exited && latest.exit_code == 0)
-    } else {
-        latest.is_some_and(|latest| is_ready(container, latest))
+    let over = view.observed.terminated || view.pod.metadata.deletion_timestamp.is_some();
+    let waiting = match view.decide(container, init) {
+        Decision::Wait(waiting) if !over && view.has_turn(container) => waiting,
+        _ => view.creating(container),
     };
-    status.state = Some(state);
-    status.last_state = Some(last);
+    match state.running {
+        Some(_) if over => status.state = Some(lost(told.container_id, state.running)),
+        Some(_) => {
+            status.restart_count = count(view.attempt_without_record(&container.name));
+            status.last_state = Some(lost(told.container_id, state.running));
+            status.state = Some(waiting_state(waiting));
+        }
+        None => status.state = Some(waiting_state(waiting)),
+    }
     status
+}
+
+fn count(attempt: u32) -> i32 {
+    i32::try_from(attempt).unwrap_or(i32::MAX)
 }
 
 /// Runs, and its startup probe (where it has one) has succeeded.
@@ -192,47 +229,48 @@ pub fn is_ready(container: &api::Container, latest: &Container) -> bool {
 }
 
 /// State now, and the state before.
-fn states(view: &View<'_>, container: &api::Container, init: bool) -> (ContainerState, ContainerState) {
-    let latest = view.observed.latest(&container.name);
+fn states(
+    view: &View<'_>,
+    container: &api::Container,
+    latest: &Container,
+    init: bool,
+) -> (ContainerState, ContainerState) {
     let before = |except: Option<&str>| {
         view.observed
             .previous(&container.name, except)
             .map(terminated)
             .unwrap_or_default()
     };
-    let waits = |waiting: Waiting, except: Option<&str>| (waiting_state(waiting), before(except));
-    let over = view.observed.terminated || view.pod.metadata.deletion_timestamp.is_some();
-    match latest {
-        Some(latest) if latest.state == State::Running => (running(latest), before(Some(&latest.id))),
-        Some(latest) if latest.state == State::Exited && (over || view.is_done()) => {
-            (terminated(latest), before(Some(&latest.id)))
+    let shown = match latest.state {
+        State::Running => running(latest),
+        State::Unknown => lost(
+            Some(format!("containerd://{}", latest.id)),
+            running(latest).running,
+        ),
+        State::Created => {
+            let waiting = match view.decide(container, init) {
+                Decision::Wait(waiting) => waiting,
+                _ => view.creating(container),
+            };
+            return (waiting_state(waiting), before(None));
         }
-        None if over => (waiting_state(view.creating(container)), ContainerState::default()),
-        Some(latest) if latest.state == State::Unknown => (lost(latest), before(Some(&latest.id))),
-        _ => {
-            let turn = view
-                .first_open_init()
-                .is_none_or(|open| init && open.name == container.name);
-            if !turn {
-                return match latest {
-                    Some(latest) if latest.state == State::Exited => {
-                        (terminated(latest), before(Some(&latest.id)))
-                    }
-                    _ => waits(view.creating(container), None),
-                };
-            }
-            match (view.decide(container, init), latest) {
-                (Decision::Wait(waiting), _) => waits(waiting, None),
-                (Decision::Leave, Some(latest)) if latest.state == State::Exited => {
-                    (terminated(latest), before(Some(&latest.id)))
-                }
-                // About to start again: until then its end is what there is to see.
-                (Decision::Start { .. }, Some(latest)) if latest.state == State::Exited => {
-                    (terminated(latest), before(Some(&latest.id)))
-                }
-                _ => waits(view.creating(container), None),
-            }
-        }
+        State::Exited => match waits_after_end(view, container, init) {
+            Some(waiting) => return (waiting_state(waiting), before(None)),
+            None => terminated(latest),
+        },
+    };
+    (shown, before(Some(&latest.id)))
+}
+
+/// Why a container that ended is not started again at once. Where nothing holds it up, its end is what there is to see.
+fn waits_after_end(view: &View<'_>, container: &api::Container, init: bool) -> Option<Waiting> {
+    let over = view.is_done() || view.pod.metadata.deletion_timestamp.is_some();
+    if over || !view.has_turn(container) {
+        return None;
+    }
+    match view.decide(container, init) {
+        Decision::Wait(waiting) if !waiting.is_normal() => Some(waiting),
+        _ => None,
     }
 }
 
@@ -277,12 +315,14 @@ fn terminated(container: &Container) -> ContainerState {
     }
 }
 
-fn lost(container: &Container) -> ContainerState {
+/// A container that ran when it was last seen, and of which nothing is known now.
+fn lost(container_id: Option<String>, ran: Option<ContainerStateRunning>) -> ContainerState {
     let terminated = ContainerStateTerminated {
-        container_id: Some(format!("containerd://{}", container.id)),
+        container_id,
         exit_code: 137,
         reason: Some("ContainerStatusUnknown".into()),
         message: Some("The container could not be located when the pod was inspected".into()),
+        started_at: ran.and_then(|ran| ran.started_at),
         ..ContainerStateTerminated::default()
     };
     ContainerState {

@@ -1,6 +1,9 @@
 //! Tables over one base pod, and a perfect runtime that applies whatever is planned.
 
+mod ends;
 mod runtime;
+mod strays;
+mod words;
 
 use std::net::IpAddr;
 
@@ -623,6 +626,7 @@ fn any_observed() -> impl Strategy<Value = (String, Observed)> {
         any_state(),
         0_i32..2,
         0_usize..3,
+        any::<bool>(),
     );
     let policy = prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")];
     (
@@ -645,7 +649,7 @@ fn any_observed() -> impl Strategy<Value = (String, Observed)> {
                     ..base
                 });
             }
-            for (index, (name, attempt, state, code, sandbox)) in records.into_iter().enumerate() {
+            for (index, (name, attempt, state, code, sandbox, changed)) in records.into_iter().enumerate() {
                 let Some(sandbox) = observed.sandboxes.get(sandbox) else {
                     continue;
                 };
@@ -660,6 +664,7 @@ fn any_observed() -> impl Strategy<Value = (String, Observed)> {
                     id: format!("r{index}"),
                     sandbox: sandbox.id.clone(),
                     exit_code: code,
+                    hash: if changed { "0".into() } else { base.hash.clone() },
                     ..base
                 };
                 observed.containers.push(record);
@@ -680,15 +685,20 @@ proptest! {
     fn from_any_state_a_perfect_runtime_comes_to_rest((policy, observed) in any_observed()) {
         let mut runtime = Runtime::new(three(&policy), observed);
         runtime.settle();
-        let over = runtime.observed.terminated;
+        let observed = &runtime.observed;
+        let over = observed.terminated;
+        let live = observed.sandbox().map(|sandbox| sandbox.id.clone());
         for name in ["c", "d"] {
-            let latest = runtime.observed.latest(name);
-            let runs = latest.is_some_and(|c| c.state == State::Running);
-            let ended = latest.is_none_or(|c| c.state == State::Exited);
+            let latest = observed.latest(name);
+            let running: Vec<_> = observed.of(name).filter(|c| c.is_alive()).collect();
+            let runs = running.len() == 1 && live.as_ref() == Some(&running[0].sandbox);
             // Ended well under OnFailure is ended for good, also when the other must run on.
             let for_good = latest.is_some_and(|c| policy == "Never" || policy == "OnFailure" && c.exit_code == 0);
-            prop_assert!(if over { ended } else { runs || for_good }, "{policy}: {:?}", runtime.observed.containers);
+            prop_assert!(if over { running.is_empty() } else { runs || for_good && running.is_empty() }, "{policy}: {:?}", observed.containers);
+            let current = spec::container_hash(&runtime.pod.spec.as_ref().expect("spec").containers[0]);
+            prop_assert!(name != "c" || over || latest.is_some_and(|c| c.hash == current), "{policy}: an old image is left");
         }
+        prop_assert!(observed.sandboxes.iter().filter(|sandbox| sandbox.ready).count() <= 1);
     }
 
     #[test]
@@ -705,15 +715,32 @@ proptest! {
         reversed.containers.reverse();
         reversed.sandboxes.reverse();
         let sorted = |observed: &Observed| {
-            let mut steps: Vec<_> = planned(&three(&policy), observed).steps.iter().map(|s| format!("{s:?}")).collect();
+            let plan = planned(&three(&policy), observed);
+            let mut steps: Vec<_> = plan.steps.iter().map(|s| format!("{s:?}")).collect();
             steps.sort();
-            steps
+            (steps, plan.wake_at)
         };
-        // Two records of one name and attempt are told apart by time only; those are equal here.
-        let unique: std::collections::BTreeSet<_> = observed.containers.iter().map(|c| (&c.name, c.attempt)).collect();
-        prop_assume!(unique.len() == observed.containers.len());
-        let strip = |steps: Vec<String>| steps.into_iter().filter(|s| !s.contains("RunSandbox")).collect::<Vec<_>>();
-        prop_assert_eq!(strip(sorted(&observed)), strip(sorted(&reversed)));
+        prop_assert_eq!(sorted(&observed), sorted(&reversed));
+        prop_assert_eq!(said(&three(&policy), &observed), said(&three(&policy), &reversed));
+    }
+
+    #[test]
+    fn no_step_stands_twice_in_a_plan((policy, observed) in any_observed(), delete in any::<bool>()) {
+        let pod = if delete { deleted(three(&policy), 30) } else { three(&policy) };
+        let steps = planned(&pod, &observed).steps;
+        for (index, step) in steps.iter().enumerate() {
+            prop_assert!(!steps[..index].contains(step), "{:?}", steps);
+        }
+    }
+
+    #[test]
+    fn a_status_told_again_is_the_same((policy, observed) in any_observed(), gone in any::<bool>()) {
+        let mut pod = three(&policy);
+        pod.status = Some(said(&pod, &observed));
+        let observed = if gone { Observed { containers: vec![], ..observed } } else { observed };
+        pod.status = Some(said(&pod, &observed));
+        let again = pod_status(&pod, &observed, &Backoffs::default(), at(99));
+        prop_assert_eq!(Some(&again), pod.status.as_ref());
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Runtime {
             Step::PrepareVolumes => self.observed.volumes = Prepared::Yes,
             Step::Pull { image } => self.observed.images.entry(image).or_default().present = true,
             Step::RunSandbox { attempt, replaces } => {
+                let alive = containers.iter().any(Container::is_alive);
+                assert!(
+                    !alive,
+                    "what still runs would be ended without grace: {containers:?}"
+                );
                 sandboxes
                     .iter_mut()
                     .filter(|s| replaces.contains(&s.id))
@@ -95,12 +100,20 @@ impl Runtime {
             Step::Kill(kill) => containers.iter_mut().filter(|c| c.id == kill.id).for_each(|c| {
                 c.state = State::Exited;
                 c.exit_code = 137;
+                c.finished_at = Some(self.now);
             }),
             Step::RemoveContainer { id } => containers.retain(|c| c.id != id),
-            Step::StopSandbox { id } => sandboxes
-                .iter_mut()
-                .filter(|s| s.id == id)
-                .for_each(|s| s.ready = false),
+            Step::StopSandbox { id } => {
+                let alive = containers.iter().any(|c| c.sandbox == id && c.is_alive());
+                assert!(
+                    !alive,
+                    "what still runs would be ended without grace: {containers:?}"
+                );
+                sandboxes
+                    .iter_mut()
+                    .filter(|s| s.id == id)
+                    .for_each(|s| s.ready = false);
+            }
             Step::RemoveSandbox { id } => {
                 sandboxes.retain(|s| s.id != id);
                 containers.retain(|c| c.sandbox != id);
@@ -118,6 +131,8 @@ impl Runtime {
             .expect("a start needs a sandbox")
             .id
             .clone();
+        let twice = self.observed.of(name).any(Container::is_alive);
+        assert!(!twice, "{name} runs already: {:?}", self.observed.containers);
         self.made += 1;
         let mut made = Container {
             id: format!("new{}", self.made),
