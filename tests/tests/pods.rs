@@ -29,6 +29,10 @@ fn restarts(pod: &Value) -> u64 {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one manifest, and what each of its parts must give"
+)]
 fn environment_files_and_arguments_reach_the_container() -> Result<()> {
     let node = node()?;
     node.write_manifest(
