@@ -99,13 +99,13 @@ fn rig() -> Result<Rig> {
 }
 
 impl Rig {
-    fn from_pod(&self, action: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    fn by_pod(&self, action: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
         self.node.in_pod(&self.pods[0], action)?
     }
-    fn from_host(&self, action: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    fn by_host(&self, action: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
         self.node.namespace().enter(action)?
     }
-    fn from_client(&self, action: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    fn by_client(&self, action: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
         self.node.client().enter(action)?
     }
 }
@@ -123,7 +123,7 @@ fn seen(server: SocketAddr) -> Result<(String, IpAddr)> {
 fn pods_reach_each_other_directly() -> Result<()> {
     let rig = rig()?;
     let (mine, other) = (pod_ip(&rig.pods[0])?, pod_ip(&rig.pods[1])?);
-    rig.from_pod(move || {
+    rig.by_pod(move || {
         sockets::echo(SocketAddr::new(other, 7))?;
         let (_, client) = seen(SocketAddr::new(other, 8080))?;
         ensure!(client == mine, "the server saw {client}, not {mine}");
@@ -137,7 +137,7 @@ fn pods_reach_each_other_directly() -> Result<()> {
 fn a_pod_reaches_a_service_and_keeps_its_address_even_when_it_reaches_itself() -> Result<()> {
     let rig = rig()?;
     let (mine, own_name) = (pod_ip(&rig.pods[0])?, name(&rig.pods[0]).to_owned());
-    rig.from_pod(move || {
+    rig.by_pod(move || {
         sockets::echo(at(CLUSTER, 7)?)?;
         // Chosen at random: of forty tries both pods take some.
         let mut hairpin = 0;
@@ -164,7 +164,7 @@ fn a_pod_reaches_a_service_and_keeps_its_address_even_when_it_reaches_itself() -
 #[test]
 fn the_host_reaches_a_service_its_own_node_port_and_127_0_0_1() -> Result<()> {
     let rig = rig()?;
-    rig.from_host(|| {
+    rig.by_host(|| {
         for server in [at(CLUSTER, 7)?, at(NODE_IP, 30007)?, at("127.0.0.1", 30007)?] {
             for _ in 0..6 {
                 sockets::echo(server).with_context(|| format!("host → {server}"))?;
@@ -181,7 +181,7 @@ fn the_host_reaches_a_service_its_own_node_port_and_127_0_0_1() -> Result<()> {
 #[test]
 fn a_client_outside_reaches_a_node_port_and_is_seen_with_its_own_address() -> Result<()> {
     let rig = rig()?;
-    rig.from_client(|| {
+    rig.by_client(|| {
         sockets::echo(at(NODE_IP, 30007)?)?;
         let (_, client) = seen(at(NODE_IP, 30080)?)?;
         ensure!(client.to_string() == CLIENT_IP, "the pod saw {client}");
@@ -193,7 +193,7 @@ fn a_client_outside_reaches_a_node_port_and_is_seen_with_its_own_address() -> Re
 #[test]
 fn a_pod_reaches_the_nodes_node_port() -> Result<()> {
     let rig = rig()?;
-    rig.from_pod(|| {
+    rig.by_pod(|| {
         for _ in 0..6 {
             sockets::echo(at(NODE_IP, 30007)?)?;
         }
@@ -206,19 +206,19 @@ fn a_pod_reaches_the_nodes_node_port() -> Result<()> {
 fn an_endpoint_on_the_hosts_network_is_reached_from_everywhere() -> Result<()> {
     let rig = rig()?;
     let mine = pod_ip(&rig.pods[0])?;
-    rig.from_pod(move || {
+    rig.by_pod(move || {
         sockets::echo(at(HOSTED, 7)?).context("pod → Service")?;
         sockets::echo(at(NODE_IP, 30107)?).context("pod → NodePort")?;
         let (_, client) = seen(at(HOSTED, 80)?)?;
         ensure!(client == mine, "the endpoint saw {client}, not {mine}");
         Ok(())
     })?;
-    rig.from_host(|| {
+    rig.by_host(|| {
         sockets::echo(at(HOSTED, 7)?).context("host → Service")?;
         sockets::echo(at(NODE_IP, 30107)?).context("host → NodePort")?;
         sockets::echo(at("127.0.0.1", 30107)?).context("host → 127.0.0.1")
     })?;
-    rig.from_client(|| {
+    rig.by_client(|| {
         sockets::echo(at(NODE_IP, 30107)?).context("client → NodePort")?;
         let (_, client) = seen(at(NODE_IP, 30180)?)?;
         ensure!(client.to_string() == CLIENT_IP, "the endpoint saw {client}");
@@ -246,7 +246,7 @@ fn a_pod_that_leaves_is_seen_with_the_nodes_address_and_gets_its_answers() -> Re
         Ok(())
     })?;
     told.recv()?;
-    rig.from_pod(|| {
+    rig.by_pod(|| {
         sockets::tcp_echo(at(OUTSIDE_IP, 7000)?, 5)?;
         sockets::udp_echo(at(OUTSIDE_IP, 7000)?, 5)
     })?;
@@ -261,7 +261,7 @@ fn a_pod_that_leaves_is_seen_with_the_nodes_address_and_gets_its_answers() -> Re
 fn an_icmp_error_from_outside_reaches_the_pod_that_caused_it() -> Result<()> {
     let rig = rig()?;
     // Nothing listens there: the client's kernel answers port unreachable, to the translated source.
-    rig.from_pod(|| sockets::udp_refused(at(OUTSIDE_IP, 7999)?))?;
+    rig.by_pod(|| sockets::udp_refused(at(OUTSIDE_IP, 7999)?))?;
     rig.node.down()
 }
 
@@ -277,9 +277,9 @@ fn unknown_ports_and_services_without_endpoints_refuse_at_once() -> Result<()> {
         sockets::tcp_refused(at(NODE_IP, 30207)?).context("NodePort")?;
         sockets::udp_refused(at(NODE_IP, 30207)?).context("NodePort")
     };
-    rig.from_pod(refusals).context("from a pod")?;
-    rig.from_host(refusals).context("from the host")?;
-    rig.from_client(|| {
+    rig.by_pod(refusals).context("from a pod")?;
+    rig.by_host(refusals).context("from the host")?;
+    rig.by_client(|| {
         sockets::tcp_refused(at(NODE_IP, 30207)?)?;
         sockets::udp_refused(at(NODE_IP, 30207)?)
     })
