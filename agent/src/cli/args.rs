@@ -19,7 +19,7 @@ Kubernetes' YAML. The folder of manifests is the only truth: `apply` writes to i
 
 /// Runs pods and carries their traffic on this node, with or without a control plane.
 #[derive(Debug, Parser)]
-#[command(name = "keelson", version, about, after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "keelson", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 pub struct Cli {
     /// The agent's socket.
     #[arg(
