@@ -209,71 +209,73 @@ fn info(view: &View<'_>) -> NodeSystemInfo {
 
 /// The conditions without their times, Ready last.
 fn judge(view: &View<'_>) -> Vec<NodeCondition> {
-    let mut conditions = Vec::new();
-    match view.usage {
-        Some(usage) => {
-            let mebibytes = usage.memory_available >> 20;
-            let memory = usage.memory_available < MEMORY_FLOOR;
-            conditions.push(condition(
-                "MemoryPressure",
-                memory,
-                ["KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"],
-                format!("{mebibytes} MiB of memory are available"),
-            ));
-            let share = percent(usage.disk_available, usage.disk);
-            conditions.push(condition(
-                "DiskPressure",
-                share < 10,
-                ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"],
-                format!("{share} % of the file system of pods' directories are available"),
-            ));
-            let share = percent(usage.pids_most.saturating_sub(usage.pids), usage.pids_most);
-            conditions.push(condition(
-                "PIDPressure",
-                share < 10,
-                ["KubeletHasInsufficientPID", "KubeletHasSufficientPID"],
-                format!(
-                    "{} of {} processes and threads are in use",
-                    usage.pids, usage.pids_most
-                ),
-            ));
-        }
-        None => {
-            for type_ in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
-                let unknown = condition(
-                    type_,
-                    false,
-                    ["NodeStatusUnknown"; 2],
-                    "could not be read".to_owned(),
-                );
-                conditions.push(NodeCondition {
-                    status: "Unknown".to_owned(),
-                    ..unknown
-                });
-            }
-        }
+    let mut conditions = match view.usage {
+        Some(usage) => pressures(usage).to_vec(),
+        None => ["MemoryPressure", "DiskPressure", "PIDPressure"]
+            .map(unread)
+            .to_vec(),
+    };
+    conditions.push(ready(view));
+    conditions
+}
+
+/// What is short on this machine.
+fn pressures(usage: Usage) -> [NodeCondition; 3] {
+    let disk = percent(usage.disk_available, usage.disk);
+    let pids = percent(usage.pids_most.saturating_sub(usage.pids), usage.pids_most);
+    [
+        condition(
+            "MemoryPressure",
+            usage.memory_available < MEMORY_FLOOR,
+            ["KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"],
+            format!("{} MiB of memory are available", usage.memory_available >> 20),
+        ),
+        condition(
+            "DiskPressure",
+            disk < 10,
+            ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"],
+            format!("{disk} % of the file system of pods' directories are available"),
+        ),
+        condition(
+            "PIDPressure",
+            pids < 10,
+            ["KubeletHasInsufficientPID", "KubeletHasSufficientPID"],
+            format!(
+                "{} of {} processes and threads are in use",
+                usage.pids, usage.pids_most
+            ),
+        ),
+    ]
+}
+
+/// A pressure that could not be looked at.
+fn unread(type_: &str) -> NodeCondition {
+    let message = "could not be read".to_owned();
+    NodeCondition {
+        status: "Unknown".to_owned(),
+        ..condition(type_, false, ["NodeStatusUnknown"; 2], message)
     }
-    let complaints: Vec<String> = view
-        .reports
-        .iter()
-        .filter_map(|(name, report)| match report {
-            Some(Ok(())) => None,
-            Some(Err(message)) => Some(format!("{name}: {message}")),
-            None => Some(format!("{name}: has not reported yet")),
-        })
-        .collect();
+}
+
+/// Ready while every subsystem works; else their own words.
+fn ready(view: &View<'_>) -> NodeCondition {
+    let complaint = |(name, report): (&&str, &Option<Result<(), String>>)| match report {
+        Some(Ok(())) => None,
+        Some(Err(message)) => Some(format!("{name}: {message}")),
+        None => Some(format!("{name}: has not reported yet")),
+    };
+    let complaints: Vec<String> = view.reports.iter().filter_map(complaint).collect();
     let message = if complaints.is_empty() {
         "all subsystems work".to_owned()
     } else {
         complaints.join("; ")
     };
-    conditions.push(condition(
+    condition(
         "Ready",
         complaints.is_empty(),
         ["KubeletReady", "KubeletNotReady"],
         message,
-    ));
-    conditions
+    )
 }
 
 fn condition(type_: &str, holds: bool, [when, unless]: [&str; 2], message: String) -> NodeCondition {
