@@ -12,6 +12,7 @@ pub const CPU_PERIOD: u64 = 100_000;
 const MIN_SHARES: u64 = 2;
 const MAX_SHARES: u64 = 262_144;
 const MIN_QUOTA: u64 = 1000;
+const NANO: i128 = 1_000_000_000;
 
 /// Quality of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,35 +47,35 @@ pub struct Resources {
     pub memory: Option<u64>,
 }
 
-/// A quantity in thousandths of its unit: `100m` is 100, `2` is 2000, `1Ki` is 1024000. `None` = not a quantity.
+/// A quantity in thousandths of its unit: `100m` is 100, `2` is 2000, `1Ki` is 1024000. `None` = not a quantity, or beyond all sense.
 pub fn milli(quantity: &Quantity) -> Option<i128> {
     let text = quantity.0.trim();
+    let (sign, text) = match text.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
     let unit_at = text
-        .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-' || c == '+'))
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let negative = whole.starts_with('-');
-    let digits = whole.strip_prefix(['-', '+']).unwrap_or(whole);
-    if (digits.is_empty() && fraction.is_empty())
-        || !digits.bytes().all(|b| b.is_ascii_digit())
-        || fraction.len() > 9
-        || digits.len() > 18
-    {
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return None;
     }
-    let nano_fraction: i128 = format!("{fraction:0<9}").parse().ok()?;
-    let nano = digits
-        .parse::<i128>()
-        .or_else(|e| if digits.is_empty() { Ok(0) } else { Err(e) })
-        .ok()?
-        * 1_000_000_000
-        + nano_fraction;
+    let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let nano = whole.checked_mul(NANO)?.checked_add(nano_fraction(fraction)?)?;
     let (numerator, denominator) = scale(unit)?;
+    let scaled = nano.checked_mul(numerator)?.checked_mul(1000)?;
+    let unit = denominator.checked_mul(NANO)?;
     // Rounded up, as Kubernetes does: a request is never less than what was asked for.
-    let scaled = nano * numerator * 1000;
-    let milli = (scaled + denominator * 1_000_000_000 - 1) / (denominator * 1_000_000_000);
-    Some(if negative { -milli } else { milli })
+    Some(sign * scaled.checked_add(unit - 1)? / unit)
+}
+
+/// Billionths, rounded up.
+fn nano_fraction(digits: &str) -> Option<i128> {
+    let (kept, cut) = digits.split_at(digits.len().min(9));
+    let kept: i128 = format!("{kept:0<9}").parse().ok()?;
+    Some(kept + i128::from(cut.contains(|c| c != '0')))
 }
 
 /// A quantity in whole units, rounded up: bytes of memory.
@@ -84,9 +85,9 @@ pub fn units(quantity: &Quantity) -> Option<u64> {
 
 /// A unit as numerator and denominator.
 fn scale(unit: &str) -> Option<(i128, i128)> {
-    let decimal = ["k", "M", "G", "T", "P"];
-    let binary = ["Ki", "Mi", "Gi", "Ti", "Pi"];
-    let power = |units: [&str; 5]| {
+    let decimal = ["k", "M", "G", "T", "P", "E"];
+    let binary = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let power = |units: [&str; 6]| {
         units
             .iter()
             .position(|known| *known == unit)
@@ -104,12 +105,9 @@ fn scale(unit: &str) -> Option<(i128, i128)> {
         "u" => Some((1, 1_000_000)),
         "n" => Some((1, 1_000_000_000)),
         exponent => {
-            let power: u32 = exponent
-                .strip_prefix(['e', 'E'])?
-                .parse()
-                .ok()
-                .filter(|power| *power <= 15)?;
-            Some((10_i128.pow(power), 1))
+            let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
+            let size = 10_i128.checked_pow(power.unsigned_abs())?;
+            Some(if power < 0 { (1, size) } else { (size, 1) })
         }
     }
 }
@@ -194,14 +192,14 @@ pub fn pod(spec: &PodSpec) -> Resources {
 }
 
 fn shares(milli_cpu: i128) -> u64 {
-    u64::try_from(milli_cpu * 1024 / 1000)
-        .unwrap_or(0)
-        .clamp(MIN_SHARES, MAX_SHARES)
+    let shares = milli_cpu.saturating_mul(1024) / 1000;
+    u64::try_from(shares.clamp(MIN_SHARES.into(), MAX_SHARES.into())).unwrap_or(MIN_SHARES)
 }
 
 fn quota(milli_cpu: i128) -> Option<u64> {
-    let quota = u64::try_from(milli_cpu).ok()? * CPU_PERIOD / 1000;
-    (quota > 0).then(|| quota.max(MIN_QUOTA))
+    let quota = milli_cpu.saturating_mul(CPU_PERIOD.into()) / 1000;
+    let quota = u64::try_from(quota).ok().filter(|_| milli_cpu > 0)?;
+    Some(quota.max(MIN_QUOTA))
 }
 
 /// How willingly the kernel kills a container when memory runs out: least for Guaranteed, most for BestEffort, in between by the
@@ -212,7 +210,7 @@ pub fn oom_score_adj(spec: &PodSpec, container: &Container, machine_memory: u64)
         Qos::BestEffort => 1000,
         Qos::Burstable => {
             let request = request(container.resources.as_ref(), "memory").unwrap_or(0) / 1000;
-            let share = 1000 * request / i128::from(machine_memory.max(1));
+            let share = request.saturating_mul(1000) / i128::from(machine_memory.max(1));
             i64::try_from(1000 - share).unwrap_or(999).clamp(3, 999)
         }
     }
@@ -249,13 +247,44 @@ mod tests {
             ("1n", 1),
             ("1500u", 2),
             ("128Mi", 134_217_728_000),
+            ("1E", 1_000_000_000_000_000_000_000),
+            ("1Ei", 1_152_921_504_606_846_976_000),
+            ("2E3", 2_000_000),
+            ("5e-3", 5),
+            ("+5", 5000),
+            ("-2", -2000),
+            ("0.0000000001", 1),
         ];
         for (text, milli) in table {
             assert_eq!(quantity(text), Some(milli), "{text}");
         }
-        for bad in ["", "abc", "1X", "--1", "1.2.3"] {
+        for bad in [
+            "", ".", "abc", "1X", "--1", "+-1", "1.2.3", "1.-5", "1-2", "1e", "1e99", "1 Ki", "1ki",
+        ] {
             assert_eq!(quantity(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn no_quantity_is_too_large_to_be_looked_at() {
+        let huge = [
+            "9".repeat(18) + "Ei",
+            "9".repeat(60),
+            "9".repeat(18) + "e18",
+            "1".repeat(40) + "n",
+        ];
+        for text in huge {
+            let huge = json!({"cpu": text, "memory": text});
+            let spec = with(huge.clone(), huge);
+            let resources = pod(&spec);
+            assert!(resources.cpu_shares >= 2, "{text}");
+            assert!(
+                oom_score_adj(&spec, &spec.containers[0], 1 << 30) <= 1000,
+                "{text}"
+            );
+        }
+        let many = json!({"cpu": "1E"});
+        assert_eq!(pod(&with(many.clone(), many)).cpu_shares, 262_144);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tables over one base pod, and a perfect runtime that applies whatever is planned.
 
 mod ends;
+mod refused;
 mod runtime;
 mod strays;
 mod words;

@@ -1,14 +1,23 @@
 //! What a pod may say: Kubernetes' rules, and the fields this version does not implement, each named with its path.
 
-use std::collections::BTreeSet;
+mod container;
+mod env;
+mod handlers;
+mod security;
+mod volumes;
 
-use k8s_openapi::{
-    api::core::v1::{Container, Pod, PodSpec, Probe},
-    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
-};
+use std::{collections::BTreeSet, net::IpAddr};
+
+use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodSpec};
 use serde_json::Value;
 
-use super::{resources, supported};
+use super::supported;
+use crate::manifest::names;
+
+/// Name servers a resolver takes.
+const NAME_SERVERS: usize = 3;
+/// Search domains, and their characters together.
+const SEARCHES: (usize, usize) = (32, 2048);
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,36 +78,65 @@ impl Checker {
                 "is not implemented by this version; the pod would run without it",
             );
         }
+        if spec.host_users == Some(false) {
+            self.fault(
+                format!("{at}.hostUsers"),
+                "user namespaces are not implemented by this version; only true is",
+            );
+        }
     }
 
     fn spec(&mut self, spec: &PodSpec, path: &str) {
         if spec.containers.is_empty() {
-            self.fault(format!("{path}.containers"), "Required value");
+            self.required(format!("{path}.containers"));
         }
+        let restarts = ["Always", "OnFailure", "Never"];
         self.one_of(
             spec.restart_policy.as_deref(),
             &format!("{path}.restartPolicy"),
-            &["Always", "OnFailure", "Never"],
+            &restarts,
         );
-        let dns = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-        self.one_of(spec.dns_policy.as_deref(), &format!("{path}.dnsPolicy"), &dns);
-        if spec
-            .termination_grace_period_seconds
-            .is_some_and(|seconds| seconds < 0)
-        {
+        let os = spec.os.as_ref().map(|os| os.name.as_str());
+        self.one_of(os, &format!("{path}.os.name"), &["linux"]);
+        let grace = spec.termination_grace_period_seconds;
+        self.between(
+            grace,
+            &format!("{path}.terminationGracePeriodSeconds"),
+            0,
+            i64::MAX,
+        );
+        let deadline = spec.active_deadline_seconds;
+        self.between(
+            deadline,
+            &format!("{path}.activeDeadlineSeconds"),
+            1,
+            i32::MAX.into(),
+        );
+        for (name, value) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+                self.label(value, &format!("{path}.{name}"));
+            }
+        }
+        if spec.host_pid == Some(true) && spec.share_process_namespace == Some(true) {
             self.fault(
-                format!("{path}.terminationGracePeriodSeconds"),
-                "must be greater than or equal to 0",
+                format!("{path}.shareProcessNamespace"),
+                "Invalid value: true: and hostPID cannot both be enabled",
             );
         }
-        if spec.active_deadline_seconds.is_some_and(|seconds| seconds < 1) {
-            self.fault(
-                format!("{path}.activeDeadlineSeconds"),
-                "must be between 1 and 2147483647",
-            );
+        self.names_of_hosts(spec, path);
+        for (index, gate) in spec.readiness_gates.iter().flatten().enumerate() {
+            let at = format!("{path}.readinessGates[{index}].conditionType");
+            self.check(names::qualified(&gate.condition_type), at);
+        }
+        if let Some(security) = &spec.security_context {
+            self.pod_security(security, spec, &format!("{path}.securityContext"));
         }
         let volumes = self.volumes(spec, path);
-        let mut names = BTreeSet::new();
+        self.containers(spec, path, &volumes);
+    }
+
+    fn containers(&mut self, spec: &PodSpec, path: &str, volumes: &BTreeSet<&str>) {
+        let mut seen = BTreeSet::new();
         let lists = [
             (
                 "initContainers",
@@ -109,228 +147,122 @@ impl Checker {
         for (list, containers) in lists {
             for (index, container) in containers.iter().enumerate() {
                 let at = format!("{path}.{list}[{index}]");
-                if !names.insert(container.name.as_str()) {
-                    self.fault(
-                        format!("{at}.name"),
-                        format!("Duplicate value: \"{}\"", container.name),
-                    );
+                if !seen.insert(container.name.as_str()) {
+                    self.duplicate(&container.name, format!("{at}.name"));
                 }
-                self.container(container, &at, &volumes);
+                container::Context {
+                    spec,
+                    container,
+                    volumes,
+                }
+                .check(self, &at);
             }
         }
     }
 
-    /// Checks the volumes; returns their names.
-    fn volumes<'a>(&mut self, spec: &'a PodSpec, path: &str) -> BTreeSet<&'a str> {
-        let mut volumes = BTreeSet::new();
-        for (index, volume) in spec.volumes.iter().flatten().enumerate() {
-            let at = format!("{path}.volumes[{index}]");
-            self.label(&volume.name, &format!("{at}.name"));
-            if !volumes.insert(volume.name.as_str()) {
-                self.fault(
-                    format!("{at}.name"),
-                    format!("Duplicate value: \"{}\"", volume.name),
-                );
-            }
-            let sources = [
-                volume.config_map.is_some(),
-                volume.secret.is_some(),
-                volume.empty_dir.is_some(),
-                volume.host_path.is_some(),
-            ];
-            match sources.iter().filter(|set| **set).count() {
-                1 => {}
-                0 => self.fault(
-                    &at,
-                    "must specify a volume type (emptyDir, hostPath, configMap or secret)",
-                ),
-                _ => self.fault(&at, "may not specify more than 1 volume type"),
-            }
-        }
-        volumes
-    }
-
-    fn container(&mut self, container: &Container, at: &str, volumes: &BTreeSet<&str>) {
-        self.label(&container.name, &format!("{at}.name"));
-        if container.image.as_deref().unwrap_or_default().trim().is_empty() {
-            self.fault(format!("{at}.image"), "Required value");
-        }
-        let policies = ["Always", "IfNotPresent", "Never"];
+    /// `dnsPolicy`, `dnsConfig`, `hostAliases`.
+    fn names_of_hosts(&mut self, spec: &PodSpec, path: &str) {
+        let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
         self.one_of(
-            container.image_pull_policy.as_deref(),
-            &format!("{at}.imagePullPolicy"),
+            spec.dns_policy.as_deref(),
+            &format!("{path}.dnsPolicy"),
             &policies,
         );
-        for (index, variable) in container.env.iter().flatten().enumerate() {
-            let path = format!("{at}.env[{index}]");
-            if variable.name.is_empty() || variable.name.contains(['=', '\0']) {
-                self.fault(format!("{path}.name"), "must be a name without '='");
-            }
-            if variable.value.as_deref().is_some_and(|value| !value.is_empty())
-                && variable.value_from.is_some()
-            {
-                self.fault(
-                    format!("{path}.valueFrom"),
-                    "may not be specified when `value` is not empty",
-                );
-            }
-        }
-        let mut paths = BTreeSet::new();
-        for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-            let path = format!("{at}.volumeMounts[{index}]");
-            if !volumes.contains(mount.name.as_str()) {
-                self.fault(format!("{path}.name"), format!("Not found: \"{}\"", mount.name));
-            }
-            if !paths.insert(mount.mount_path.as_str()) {
-                self.fault(
-                    format!("{path}.mountPath"),
-                    format!("must be unique: \"{}\"", mount.mount_path),
-                );
-            }
-            let escapes = |path: &str| path.starts_with('/') || path.split('/').any(|part| part == "..");
-            if mount.sub_path.as_deref().is_some_and(escapes) {
-                self.fault(format!("{path}.subPath"), "must be a relative path without '..'");
-            }
-        }
-        self.ports(container, at);
-        self.resources(container, at);
-        let probes = [
-            ("livenessProbe", &container.liveness_probe),
-            ("readinessProbe", &container.readiness_probe),
-            ("startupProbe", &container.startup_probe),
-        ];
-        for (name, probe) in probes {
-            if let Some(probe) = probe {
-                self.probe(probe, container, &format!("{at}.{name}"), name);
-            }
-        }
-    }
-
-    fn ports(&mut self, container: &Container, at: &str) {
-        let mut names = BTreeSet::new();
-        for (index, port) in container.ports.iter().flatten().enumerate() {
-            let path = format!("{at}.ports[{index}]");
-            if !(1..=65_535).contains(&port.container_port) {
-                self.fault(format!("{path}.containerPort"), "must be between 1 and 65535");
-            }
-            self.one_of(
-                port.protocol.as_deref(),
-                &format!("{path}.protocol"),
-                &["TCP", "UDP", "SCTP"],
-            );
-            if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty())
-                && !names.insert(name)
-            {
-                self.fault(format!("{path}.name"), format!("Duplicate value: \"{name}\""));
-            }
-        }
-    }
-
-    fn resources(&mut self, container: &Container, at: &str) {
-        let Some(set) = &container.resources else { return };
-        let sides = [("requests", &set.requests), ("limits", &set.limits)];
-        for (side, list) in sides {
-            for (name, quantity) in list.iter().flatten() {
-                match resources::milli(quantity) {
-                    Some(milli) if milli >= 0 => {}
-                    _ => self.fault(
-                        format!("{at}.resources.{side}[{name}]"),
-                        format!(
-                            "Invalid value: \"{}\": must be a quantity that is not negative",
-                            quantity.0
-                        ),
-                    ),
-                }
-            }
-        }
-        let of = |list: &Option<std::collections::BTreeMap<String, Quantity>>, name: &str| {
-            list.as_ref()
-                .and_then(|list| list.get(name))
-                .and_then(resources::milli)
-        };
-        for name in ["cpu", "memory"] {
-            if let (Some(request), Some(limit)) = (of(&set.requests, name), of(&set.limits, name))
-                && request > limit
-            {
-                self.fault(
-                    format!("{at}.resources.requests[{name}]"),
-                    format!("must be less than or equal to {name} limit"),
-                );
-            }
-        }
-    }
-
-    fn probe(&mut self, probe: &Probe, container: &Container, at: &str, kind: &str) {
-        let handlers = [
-            probe.exec.is_some(),
-            probe.http_get.is_some(),
-            probe.tcp_socket.is_some(),
-            probe.grpc.is_some(),
-        ];
-        match handlers.iter().filter(|set| **set).count() {
-            1 => {}
-            0 => self.fault(
-                at,
-                "must specify a handler type (exec, httpGet, tcpSocket or grpc)",
-            ),
-            _ => self.fault(at, "may not specify more than 1 handler type"),
-        }
-        let numbers = [
-            ("initialDelaySeconds", probe.initial_delay_seconds, 0),
-            ("timeoutSeconds", probe.timeout_seconds, 1),
-            ("periodSeconds", probe.period_seconds, 1),
-            ("successThreshold", probe.success_threshold, 1),
-            ("failureThreshold", probe.failure_threshold, 1),
-        ];
-        for (name, value, least) in numbers {
-            if value.is_some_and(|value| value < least) {
-                self.fault(
-                    format!("{at}.{name}"),
-                    format!("must be greater than or equal to {least}"),
-                );
-            }
-        }
-        if kind != "readinessProbe" && probe.success_threshold.is_some_and(|threshold| threshold > 1) {
-            self.fault(format!("{at}.successThreshold"), "must be 1");
-        }
-        if kind == "readinessProbe" && probe.termination_grace_period_seconds.is_some() {
+        let empty = PodDNSConfig::default();
+        let dns = spec.dns_config.as_ref().unwrap_or(&empty);
+        let at = format!("{path}.dnsConfig");
+        let servers = dns.nameservers.as_deref().unwrap_or_default();
+        if servers.is_empty() && spec.dns_policy.as_deref() == Some("None") {
             self.fault(
-                format!("{at}.terminationGracePeriodSeconds"),
-                "must not be set for readinessProbes",
+                format!("{at}.nameservers"),
+                "Required value: at least one name server when dnsPolicy is None",
             );
         }
-        let http = probe.http_get.as_ref().map(|get| &get.port);
-        if let Some(port) = http.or(probe.tcp_socket.as_ref().map(|tcp| &tcp.port)) {
-            self.port(port, container, at);
+        if servers.len() > NAME_SERVERS {
+            self.fault(
+                format!("{at}.nameservers"),
+                format!("Too many: at most {NAME_SERVERS}"),
+            );
+        }
+        for (index, server) in servers.iter().enumerate() {
+            self.address(server, &format!("{at}.nameservers[{index}]"));
+        }
+        let searches = dns.searches.as_deref().unwrap_or_default();
+        let characters = searches.iter().map(|search| search.len() + 1).sum::<usize>();
+        if searches.len() > SEARCHES.0 || characters > SEARCHES.1 + 1 {
+            let (most, characters) = SEARCHES;
+            self.fault(
+                format!("{at}.searches"),
+                format!("Too many: at most {most}, of {characters} characters together"),
+            );
+        }
+        for (index, search) in searches.iter().enumerate() {
+            // A final dot, and a dot alone, are meant as they stand.
+            let name = search.strip_suffix('.').unwrap_or(search);
+            if !name.is_empty() {
+                self.check(names::subdomain(name), format!("{at}.searches[{index}]"));
+            }
+        }
+        for (index, option) in dns.options.iter().flatten().enumerate() {
+            if option.name.as_deref().unwrap_or_default().is_empty() {
+                self.required(format!("{at}.options[{index}].name"));
+            }
+        }
+        for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
+            let at = format!("{path}.hostAliases[{index}]");
+            self.address(&alias.ip, &format!("{at}.ip"));
+            for (index, name) in alias.hostnames.iter().flatten().enumerate() {
+                self.check(names::subdomain(name), format!("{at}.hostnames[{index}]"));
+            }
         }
     }
 
-    fn port(&mut self, port: &IntOrString, container: &Container, at: &str) {
-        match port {
-            IntOrString::Int(number) if (1..=65_535).contains(number) => {}
-            IntOrString::Int(_) => self.fault(format!("{at}.port"), "must be between 1 and 65535"),
-            IntOrString::String(_) if super::spec::port_number(container, port).is_some() => {}
-            IntOrString::String(name) => {
-                self.fault(
-                    format!("{at}.port"),
-                    format!("no port of the container is named \"{name}\""),
-                );
-            }
+    fn required(&mut self, path: impl Into<String>) {
+        self.fault(path, "Required value");
+    }
+
+    fn duplicate(&mut self, value: &str, path: impl Into<String>) {
+        self.fault(path, format!("Duplicate value: \"{value}\""));
+    }
+
+    /// Add what a function of [`names`] found.
+    fn check(&mut self, problem: Option<String>, path: impl Into<String>) {
+        if let Some(problem) = problem {
+            self.fault(path, format!("Invalid value: {problem}"));
+        }
+    }
+
+    /// A name that must be there and look like one.
+    fn name(&mut self, name: Option<&str>, path: &str, rule: fn(&str) -> Option<String>) {
+        match name.filter(|name| !name.is_empty()) {
+            None => self.required(path),
+            Some(name) => self.check(rule(name), path),
         }
     }
 
     fn label(&mut self, name: &str, path: &str) {
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.is_empty() {
-            self.fault(path, "Required value");
-        } else if name.len() > 63 || !name.chars().all(good) || name.starts_with('-') || name.ends_with('-') {
+        self.name(Some(name), path, names::label);
+    }
+
+    fn address(&mut self, text: &str, path: &str) {
+        if text.parse::<IpAddr>().is_err() {
             self.fault(
                 path,
-                format!(
-                    "Invalid value: \"{name}\": must be a DNS label (a-z, 0-9, '-', at most 63 characters)"
-                ),
+                format!("Invalid value: \"{text}\": must be a valid IP address"),
             );
         }
+    }
+
+    fn between(&mut self, value: Option<i64>, path: &str, least: i64, most: i64) {
+        let Some(value) = value.filter(|value| !(least..=most).contains(value)) else {
+            return;
+        };
+        let rule = if most == i64::MAX {
+            format!("must be greater than or equal to {least}")
+        } else {
+            format!("must be between {least} and {most}, inclusive")
+        };
+        self.fault(path, format!("Invalid value: {value}: {rule}"));
     }
 
     fn one_of(&mut self, value: Option<&str>, path: &str, allowed: &[&str]) {
@@ -342,6 +274,20 @@ impl Checker {
             );
         }
     }
+
+    /// Exactly one of several must be set.
+    fn exactly_one(&mut self, set: &[bool], path: &str, what: &str, choice: &str) {
+        match set.iter().filter(|set| **set).count() {
+            1 => {}
+            0 => self.fault(path, format!("Required value: must specify a {what} ({choice})")),
+            _ => self.fault(path, format!("Forbidden: may not specify more than 1 {what}")),
+        }
+    }
+}
+
+/// A path below something else: relative, and never upwards.
+fn leaves(path: &str) -> bool {
+    path.starts_with('/') || path.split('/').any(|part| part == "..")
 }
 
 /// Every leaf that is not supported: its path as people write it. `pattern` is the same path with `[]` for indices.
