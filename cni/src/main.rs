@@ -2,8 +2,12 @@
 
 use std::{
     io::{self, Write},
-    process::ExitCode,
-    sync::mpsc,
+    panic::{self, AssertUnwindSafe},
+    process::{self, ExitCode},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -29,33 +33,51 @@ fn main() -> ExitCode {
         eprintln!("CNI protocol versions supported: {}", version::supported());
         return ExitCode::SUCCESS;
     };
-    let (send, receive) = mpsc::channel();
-    // A call that hangs, wherever it hangs, must not keep this process: the main thread only waits and answers.
-    thread::spawn(move || {
-        let outcome = verbs::run(role, env, io::stdin().lock(), Deadline::after(LOCK_LIMIT));
-        // The receiver is gone only when the time is up.
-        let _ = send.send(outcome);
-    });
-    let outcome = receive.recv_timeout(TIME_LIMIT).unwrap_or_else(|cause| {
-        let error = match cause {
-            mpsc::RecvTimeoutError::Timeout => Error::new(
-                Code::TryAgainLater,
-                format!(
-                    "the call took longer than {} s and was given up",
-                    TIME_LIMIT.as_secs()
-                ),
-            )
-            .details("the next call repairs what this one has begun"),
-            mpsc::RecvTimeoutError::Disconnected => {
-                Error::new(Code::Io, "the plugin panicked; its standard error says where")
-            }
-        };
+    let answered = Arc::new(AtomicBool::new(false));
+    watch(answered.clone());
+    // The call runs on the main thread: on a busy machine waking another one for its outcome takes longer than the call.
+    let call = || verbs::run(role, env, io::stdin().lock(), Deadline::after(LOCK_LIMIT));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+        let error = Error::new(
+            Code::Io,
+            "the plugin panicked; its standard error says where".to_owned(),
+        );
         Err((error, SpecVersion::CURRENT))
     });
+    if answered.swap(true, Ordering::SeqCst) {
+        // The time was up a moment ago: whoever said so ends the process.
+        loop {
+            thread::park();
+        }
+    }
+    ExitCode::from(answer(outcome))
+}
+
+/// A call that hangs, wherever it hangs, must not keep this process: when the time is up, this thread answers for it.
+fn watch(answered: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        thread::sleep(TIME_LIMIT);
+        if answered.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let error = Error::new(
+            Code::TryAgainLater,
+            format!(
+                "the call took longer than {} s and was given up",
+                TIME_LIMIT.as_secs()
+            ),
+        )
+        .details("the next call repairs what this one has begun");
+        process::exit(answer(Err((error, SpecVersion::CURRENT))).into());
+    });
+}
+
+/// Prints the outcome; returns the process's exit code.
+fn answer(outcome: Result<Option<String>, (Error, SpecVersion)>) -> u8 {
     let (text, code) = match outcome {
-        Ok(text) => (text, ExitCode::SUCCESS),
-        Err((error, version)) => (Some(error.to_json(version)), ExitCode::FAILURE),
+        Ok(text) => (text, 0),
+        Err((error, version)) => (Some(error.to_json(version)), 1),
     };
     let written = text.map_or(Ok(()), |text| writeln!(io::stdout(), "{text}"));
-    if written.is_err() { ExitCode::FAILURE } else { code }
+    if written.is_err() { 1 } else { code }
 }

@@ -1,5 +1,5 @@
-//! Door: network namespaces. Only a thread made for it ever enters one, and it ends there: the process itself never
-//! leaves the node's.
+//! Door: network namespaces. The calling thread enters one only to open a socket there, which stays bound to it, and is
+//! back before anything else happens: a thread made for it would cost more than the rest of a CHECK on a busy machine.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
-    thread,
+    process,
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -76,24 +76,29 @@ impl Namespace {
         self.inside(|| Netlink::open("the pod"))?
     }
 
-    /// Runs `work` on a thread inside the namespace.
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let enter = || setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET);
-        thread::scope(|scope| {
-            let outcome = scope.spawn(|| enter().map(|()| work())).join();
-            match outcome {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(errno)) => Err(Error::file(
-                    "enter the network namespace",
-                    &self.path,
-                    &errno.into(),
-                )),
-                Err(_) => Err(Error::new(
-                    Code::Io,
-                    format!("work inside {} panicked", self.path.display()),
-                )),
-            }
-        })
+    /// Runs `work` inside the namespace, on the calling thread, which is back when this returns.
+    fn inside<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let own = Path::new("/proc/thread-self/ns/net");
+        let own = File::open(own).map_err(|e| Error::file("open the network namespace", own, &e))?;
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| Error::file("enter the network namespace", &self.path, &errno.into()))?;
+        let _back = Back { own };
+        Ok(work())
+    }
+}
+
+/// Takes the thread back to the namespace it came from, even if the work panics.
+struct Back {
+    own: File,
+}
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        if let Err(errno) = setns(self.own.as_fd(), CloneFlags::CLONE_NEWNET) {
+            // Whatever ran next would change the pod's network and take it for the node's.
+            eprintln!("going back to the node's network namespace: {errno}");
+            process::abort();
+        }
     }
 }
 
