@@ -156,7 +156,7 @@ impl ServiceLoop {
             Some(observed) => observed,
             None => maps.observe()?,
         };
-        let steps = plan::plan(desired, &observed);
+        let steps = plan::plan(desired, &observed, first_generation());
         let mut observed = observed;
         for step in &steps {
             debug!(?step, "service map");
@@ -300,6 +300,12 @@ impl ServiceLoop {
         };
         records.into_iter().filter_map(read).collect()
     }
+}
+
+/// Random: generations of Services that follow each other under one id must not meet.
+fn first_generation() -> u32 {
+    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// What a step does to the maps, so that they need not be read after every change.

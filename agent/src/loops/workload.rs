@@ -36,6 +36,9 @@ const RELIST: Duration = Duration::from_secs(300);
 /// Names of pods end in five random characters; one that is taken is drawn again.
 const DRAWS: usize = 8;
 
+/// Pods are given this long to be looked at after the agent's start.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+
 /// Run until shutdown. What fails is reported and tried again.
 pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let store = Arc::new(FileStore::new(&ctx.config.state));
@@ -73,6 +76,11 @@ impl WorkloadLoop {
             _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
             listed = revisions.wait_for(|now| now.listed > 0) => drop(listed?),
         }
+        tokio::select! {
+            _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+            // A runtime that is away longer than this must not keep Deployments from being told of.
+            _ = time::timeout(FIRST_LOOK, self.first_look()) => {}
+        }
         self.generations = self.saved.load();
         loop {
             let seen = *revisions.borrow_and_update();
@@ -92,6 +100,12 @@ impl WorkloadLoop {
                 () = time::sleep(wait) => {}
             }
         }
+    }
+
+    /// Wait until every pod was looked at: before that a pod that serves looks like one that does not, and might be the one to go.
+    async fn first_look(&self) {
+        let mut revisions = self.ctx.world.watch();
+        while !self.ctx.world.snapshot().pods_are_known() && revisions.changed().await.is_ok() {}
     }
 
     /// Observe, plan, apply: once. When time alone calls for the next round.

@@ -41,12 +41,14 @@ pub enum Step {
     },
 }
 
-/// The steps in order; empty = settled.
-pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Step> {
+/// The steps in order; empty = settled. `first_generation` is where the generations of new Services begin: a random number, since
+/// the maps forget a deleted Service's id, and a flow of its last holder must not look like one of the next.
+pub fn plan(desired: &Desired, observed: &Observed, first_generation: u32) -> Vec<Step> {
     let mut planner = Planner {
         observed,
         claimed: BTreeSet::new(),
         next_id: 1,
+        first_generation,
         steps: Steps::default(),
     };
     planner.reserve(desired);
@@ -86,6 +88,7 @@ struct Planner<'a> {
     observed: &'a Observed,
     claimed: BTreeSet<u32>,
     next_id: u32,
+    first_generation: u32,
     steps: Steps,
 }
 
@@ -188,7 +191,7 @@ impl Planner<'_> {
                 frontend.revision.wrapping_add(1),
                 frontend.generation,
             ),
-            None => (self.new_id(), 1, 1),
+            None => (self.new_id(), 1, self.first_generation),
         };
         let lost = old.iter().any(|backend| !slots.contains(backend))
             // A slot that cannot be read back means a write that was cut off: assume the worst.

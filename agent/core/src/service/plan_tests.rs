@@ -97,19 +97,19 @@ fn a_settled_state_gives_an_empty_plan() {
         ..desired(vec![group(1, 6, &[1, 2])])
     };
     let mut maps = Observed::default();
-    let steps = plan(&desired, &maps);
+    let steps = plan(&desired, &maps, 1);
     apply(&mut maps, &steps);
     holds(&maps, &desired);
-    assert_eq!(plan(&desired, &maps), []);
+    assert_eq!(plan(&desired, &maps, 1), []);
 }
 
 #[test]
 fn an_endpoint_that_joins_leaves_the_generation_alone() {
     let mut maps = Observed::default();
-    let first = plan(&desired(vec![group(1, 17, &[1])]), &maps);
+    let first = plan(&desired(vec![group(1, 17, &[1])]), &maps, 1);
     apply(&mut maps, &first);
     let before = maps.frontends[&frontend_key(1, 17)];
-    let second = plan(&desired(vec![group(1, 17, &[1, 2])]), &maps);
+    let second = plan(&desired(vec![group(1, 17, &[1, 2])]), &maps, 1);
     apply(&mut maps, &second);
     let after = maps.frontends[&frontend_key(1, 17)];
     assert_eq!(
@@ -126,10 +126,10 @@ fn an_endpoint_that_joins_leaves_the_generation_alone() {
 #[test]
 fn an_endpoint_that_leaves_moves_the_generation_and_forgets_udp_flows_last() {
     let mut maps = Observed::default();
-    let first = plan(&desired(vec![group(1, 17, &[1, 2])]), &maps);
+    let first = plan(&desired(vec![group(1, 17, &[1, 2])]), &maps, 1);
     apply(&mut maps, &first);
     let before = maps.frontends[&frontend_key(1, 17)];
-    let second = plan(&desired(vec![group(1, 17, &[2])]), &maps);
+    let second = plan(&desired(vec![group(1, 17, &[2])]), &maps, 1);
     apply(&mut maps, &second);
     let after = maps.frontends[&frontend_key(1, 17)];
     assert_eq!(after.generation, before.generation + 1);
@@ -144,10 +144,10 @@ fn an_endpoint_that_leaves_moves_the_generation_and_forgets_udp_flows_last() {
 #[test]
 fn a_new_service_never_gets_the_id_of_one_still_in_the_maps() {
     let mut maps = Observed::default();
-    let first = plan(&desired(vec![group(1, 6, &[1])]), &maps);
+    let first = plan(&desired(vec![group(1, 6, &[1])]), &maps, 1);
     apply(&mut maps, &first);
     let old = maps.frontends[&frontend_key(1, 6)].service;
-    let second = plan(&desired(vec![group(2, 6, &[1])]), &maps);
+    let second = plan(&desired(vec![group(2, 6, &[1])]), &maps, 1);
     apply(&mut maps, &second);
     assert_ne!(maps.frontends[&frontend_key(2, 6)].service, old);
 }
@@ -155,11 +155,11 @@ fn a_new_service_never_gets_the_id_of_one_still_in_the_maps() {
 #[test]
 fn a_flag_alone_rewrites_the_frontend_without_new_slots() {
     let mut maps = Observed::default();
-    let first = plan(&desired(vec![group(1, 6, &[1])]), &maps);
+    let first = plan(&desired(vec![group(1, 6, &[1])]), &maps, 1);
     apply(&mut maps, &first);
     let mut sticky = group(1, 6, &[1]);
     sticky.affinity_seconds = 60;
-    let second = plan(&desired(vec![sticky]), &maps);
+    let second = plan(&desired(vec![sticky]), &maps, 1);
     assert!(matches!(second[..], [Step::PutFrontend(..)]), "{second:?}");
 }
 
@@ -196,22 +196,22 @@ proptest! {
     fn any_state_reaches_any_other_even_when_cut_off(states in proptest::collection::vec((any_desired(), 0_usize..12), 1..5)) {
         let mut maps = Observed::default();
         for (desired, cut) in &states {
-            let steps = plan(desired, &maps);
+            let steps = plan(desired, &maps, 1);
             apply(&mut maps, &steps[..(*cut).min(steps.len())]);
         }
         let last = &states[states.len() - 1].0;
-        let steps = plan(last, &maps);
+        let steps = plan(last, &maps, 1);
         apply(&mut maps, &steps);
         holds(&maps, last);
-        prop_assert_eq!(plan(last, &maps), vec![]);
+        prop_assert_eq!(plan(last, &maps, 1), vec![]);
     }
 
     #[test]
     fn at_every_step_each_frontend_has_all_of_its_slots(first in any_desired(), second in any_desired()) {
         let mut maps = Observed::default();
-        let steps = plan(&first, &maps);
+        let steps = plan(&first, &maps, 1);
         apply(&mut maps, &steps);
-        for step in plan(&second, &maps) {
+        for step in plan(&second, &maps, 1) {
             apply(&mut maps, &[step]);
             for key in maps.frontends.keys() {
                 let slots = reachable(&maps, key).expect("frontend");
@@ -225,8 +225,8 @@ proptest! {
         let mut reversed = desired.clone();
         reversed.groups.reverse();
         let mut maps = Observed::default();
-        let steps = plan(&desired, &maps);
+        let steps = plan(&desired, &maps, 1);
         apply(&mut maps, &steps);
-        prop_assert_eq!(plan(&reversed, &maps), vec![]);
+        prop_assert_eq!(plan(&reversed, &maps, 1), vec![]);
     }
 }

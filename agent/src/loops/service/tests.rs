@@ -161,8 +161,11 @@ fn pods_that_were_not_looked_at_yet_stay_in_the_maps_when_the_agent_returns() {
     let mut returned = self::rig();
     returned.maps = rig.maps.clone();
     returned.put_service("web", web());
-    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "default", "uid": "uid-a",
-        "labels": {"app": "web"}}, "spec": {"nodeName": "n1", "containers": []}})).expect("a Pod");
+    let pod: Pod = serde_json::from_value(
+        json!({"metadata": {"name": "a", "namespace": "default", "uid": "uid-a",
+        "labels": {"app": "web"}}, "spec": {"nodeName": "n1", "containers": []}}),
+    )
+    .expect("a Pod");
     returned.world.update(|objects| objects.put_pod(pod));
     returned.round().expect("round");
     assert_eq!(rig.maps.observe().expect("maps"), before);
