@@ -2,61 +2,61 @@
 
 use std::{fs, process::Command};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{bpf, build::SELECTION, run, setup};
 
-/// `check`.
+/// `check`. All of it is looked at; what failed is named at the end.
 pub fn run() -> Result<()> {
-    step("format", run::cargo().args(["fmt", "--all", "--check"]))?;
-    step(
-        "clippy",
-        run::cargo()
-            .arg("clippy")
-            .args(SELECTION)
-            .args(["--all-targets", "--", "-D", "warnings"]),
-    )?;
-    match bpf::missing()? {
-        None => {
-            // Clippy's own driver is of another compiler than the one that builds for the kernel: that one's warnings count.
-            let mut build = bpf::command()?;
-            build.args([
-                "rustc",
-                "--package",
-                "keelson-ebpf",
-                "--release",
-                "-Z",
-                "build-std=core",
-                "--target",
-                "bpfel-unknown-none",
-                "--target-dir",
-                "target/bpf-build",
-                "--",
-                "-Dwarnings",
-            ]);
-            step("kernel programs build without a warning", &mut build)?;
+    let mut failed = Vec::new();
+    for (name, check) in CHECKS {
+        println!("check: {name}");
+        if let Err(error) = check() {
+            eprintln!("check: {name}: {error:#}");
+            failed.push(*name);
         }
-        Some(what) => bail!("the kernel programs cannot be checked: {what}: `cargo xtask setup` installs it"),
     }
-    let deny = setup::cargo_deny()?;
-    let mut licences = Command::new(deny);
-    step(
-        "licences and bans",
-        licences
-            .current_dir(run::workspace())
-            .args(["--log-level", "error", "check"]),
-    )?;
-    let mut docs = run::cargo();
-    docs.arg("doc")
-        .args(SELECTION)
-        .args(["--no-deps", "--document-private-items"]);
-    step("docs", docs.env("RUSTDOCFLAGS", "-D warnings"))?;
-    long_files()
+    long_files()?;
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    println!("check: all is well");
+    Ok(())
 }
 
-fn step(name: &str, command: &mut Command) -> Result<()> {
-    println!("check: {name}");
-    run::run(command).with_context(|| format!("check: {name}"))
+type Check = fn() -> Result<()>;
+
+const CHECKS: &[(&str, Check)] = &[
+    ("format", || {
+        run::run(run::cargo().args(["fmt", "--all", "--check"]))
+    }),
+    ("clippy", || {
+        let mut clippy = run::cargo();
+        clippy.arg("clippy").args(SELECTION);
+        run::run(clippy.args(["--all-targets", "--keep-going", "--", "-D", "warnings"]))
+    }),
+    ("kernel programs build without a warning", kernel_programs),
+    ("licences and bans", || {
+        let mut licences = Command::new(setup::cargo_deny()?);
+        licences.current_dir(run::workspace());
+        // Advisories change by the day and come from the network: they are no property of a commit.
+        run::run(licences.args(["--log-level", "error", "check", "bans", "licenses", "sources"]))
+    }),
+    ("documentation", || {
+        let mut docs = run::cargo();
+        docs.arg("doc").args(SELECTION);
+        docs.args(["--no-deps", "--document-private-items", "--keep-going"]);
+        run::run(docs.env("RUSTDOCFLAGS", "-D warnings"))
+    }),
+];
+
+/// Clippy's own driver is of another compiler than the one that builds for the kernel: that one's warnings count.
+fn kernel_programs() -> Result<()> {
+    if let Some(what) = bpf::missing()? {
+        bail!("{what}: `cargo xtask setup` installs it");
+    }
+    let mut build = bpf::command()?;
+    build.args(["rustc", "--package", "keelson-ebpf", "--release"]);
+    build.args(["-Z", "build-std=core", "--target", "bpfel-unknown-none"]);
+    run::run(build.args(["--target-dir", "target/bpf-build", "--", "-Dwarnings"]))
 }
 
 /// Files of more than 400 lines before their tests: told, not refused.

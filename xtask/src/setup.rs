@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::run;
 
@@ -202,6 +202,12 @@ fn cargo_install(command: &mut Command, binary: &Path) -> Result<()> {
     let place = binary.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     let fresh = place.with_extension(format!("new-{}", std::process::id()));
     run::run(command.env_remove("CARGO_TARGET_DIR").arg("--root").arg(&fresh))?;
-    std::fs::rename(&fresh, place)?;
-    Ok(())
+    if binary.exists() {
+        // Somebody else was faster.
+        return std::fs::remove_dir_all(&fresh).context("removing the second of two");
+    }
+    if place.exists() {
+        std::fs::remove_dir_all(place).with_context(|| format!("replacing {}", place.display()))?;
+    }
+    std::fs::rename(&fresh, place).with_context(|| format!("renaming to {}", place.display()))
 }
