@@ -1,7 +1,7 @@
 //! The container runtime, through CRI: the truth about sandboxes and containers.
 //!
 //! [`Runtime`] is what the agent needs of it; [`client::Client`] is the real one over the runtime's socket,
-//! [`fake::Fake`] a perfect one in memory that fails on demand, for tests of the loops.
+//! `fake::Fake` a perfect one in memory that fails on demand, for tests of the loops.
 
 pub mod channel;
 pub mod client;

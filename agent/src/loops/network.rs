@@ -1,6 +1,6 @@
 //! Network loop: the programs are loaded and current, uplinks are attached, the plugin finds its configuration, leaks are swept up.
 //!
-//! Observe: the kernel's devices (by its own news, and every [`RELIST`]), the runtime's sandboxes. Plan: `keelson_dataplane::node`
+//! Observe: the kernel's devices (by its own news, and every `RELIST`), the runtime's sandboxes. Plan: `keelson_dataplane::node`
 //! for the node's values, `keelson_core::network` for what must not be, `keelson_cni::gc` for leaks. Apply: dataplane, conflist.
 //! Report: health, and to the other loops the maps and the node's addresses.
 

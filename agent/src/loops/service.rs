@@ -1,7 +1,7 @@
 //! Service loop: allocates addresses and ports, derives EndpointSlices from pods, and keeps the dataplane's maps.
 //!
 //! Observe: Services, pods, slices (World), allocations (store), the two maps (read once, then followed; read again after a
-//! failure and every [`RELIST`]). Plan: `keelson_core::service`. Apply: store, World, maps. Report: health, events, and the
+//! failure and every `RELIST`). Plan: `keelson_core::service`. Apply: store, World, maps. Report: health, events, and the
 //! pods revision that the maps reflect, which the pod loop waits for before it stops a pod.
 
 use std::{
