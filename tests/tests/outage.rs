@@ -106,6 +106,13 @@ fn killing_the_agent_under_traffic_loses_no_connection_and_restarts_nothing() ->
         identity(&pods),
         identity(&back)
     );
+    ensure!(
+        back.iter().all(is_ready),
+        "a pod is not ready right after the agent's return: {back:?}"
+    );
+    let addresses =
+        |pods: &[Value]| -> Vec<Value> { pods.iter().map(|pod| pod["status"]["podIP"].clone()).collect() };
+    ensure!(addresses(&back) == addresses(&pods), "an address changed");
     node.wait_ready("web", 2)?;
     load.wait_for(50)?;
     exchange().context("after the agent's return")?;
@@ -206,6 +213,16 @@ fn a_node_that_is_taken_down_leaves_nothing() -> Result<()> {
     let cgroup = node.cgroup().path().to_owned();
     let folder = node.folder().to_owned();
     let processes = node.cgroup().processes();
+    let namespaces = namespaces_of(&processes)?;
+    let before: Vec<String> = node
+        .run("ls", &["/sys/fs/bpf/keelson"])?
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    ensure!(
+        before.iter().any(|pin| pin == "current"),
+        "the programs are pinned in the node's own bpffs: {before:?}"
+    );
     ensure!(
         processes.len() > 4,
         "containerd, agent, shims and pods run: {processes:?}"
@@ -222,9 +239,36 @@ fn a_node_that_is_taken_down_leaves_nothing() -> Result<()> {
         let path = std::path::Path::new(root).join(&cgroup[1..]);
         ensure!(!path.exists(), "cgroup {} stayed", path.display());
     }
+    // A namespace that nothing holds is gone, and with it its devices, its bpffs and all pins.
+    let alive: Vec<i32> = std::fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    let held = namespaces_of(&alive)?;
+    ensure!(
+        held.is_disjoint(&namespaces),
+        "somebody holds a namespace of the node"
+    );
+    ensure!(
+        !std::path::Path::new("/sys/fs/bpf/keelson").exists(),
+        "a pin is in the machine's own bpffs"
+    );
     wait::holds("every process of the node to be gone", READY, || {
         Ok(processes
             .iter()
             .all(|pid| !std::path::Path::new(&format!("/proc/{pid}/ns/net")).exists()))
     })
+}
+
+/// Network and mount namespaces of processes, without those of the machine itself.
+fn namespaces_of(processes: &[i32]) -> Result<std::collections::BTreeSet<std::path::PathBuf>> {
+    let of = |process: &str, kind: &str| std::fs::read_link(format!("/proc/{process}/ns/{kind}"));
+    let own = [of("self", "net")?, of("self", "mnt")?];
+    let all = processes
+        .iter()
+        .flat_map(|pid| ["net", "mnt"].map(|kind| of(&pid.to_string(), kind)));
+    // A process that has just ended has none.
+    Ok(all
+        .flatten()
+        .filter(|namespace| !own.contains(namespace))
+        .collect())
 }

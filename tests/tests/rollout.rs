@@ -90,6 +90,30 @@ fn a_rolling_update_loses_no_request() -> Result<()> {
 }
 
 #[test]
+fn a_rolling_update_loses_no_request_even_if_the_agent_is_killed_in_the_middle() -> Result<()> {
+    let mut node = Node::new()?;
+    let strategy = "{type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}";
+    node.write_manifest("web.yaml", &manifest("1", strategy))?;
+    node.wait_ready("web", 2)?;
+    let address = node.node_port("web")?;
+    node.wait_http(address)?;
+    let load = Load::start(node.client(), address)?;
+    load.wait_for(20)?;
+    node.write_manifest("web.yaml", &manifest("2", strategy))?;
+    node.wait("an old pod to be told to end", READY, |node| {
+        let terminating = |pod: &Value| !pod["metadata"]["deletionTimestamp"].is_null();
+        Ok(node.list("pods")?.iter().any(terminating).then_some(()))
+    })?;
+    node.kill_agent()?;
+    load.wait_for(20)?;
+    node.start_agent()?;
+    wait_version(&node, "2")?;
+    load.wait_for(20)?;
+    load.stop_without_loss()?;
+    node.down()
+}
+
+#[test]
 fn recreate_ends_the_old_pods_before_it_starts_new_ones() -> Result<()> {
     let node = Node::new()?;
     node.write_manifest("web.yaml", &manifest("1", "{type: Recreate}"))?;
