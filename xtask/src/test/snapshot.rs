@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Result;
 
+use super::sweep;
 use crate::run;
 
 /// The kernel takes namespaces and cgroups away a little after their last process.
@@ -131,6 +132,9 @@ fn processes() -> BTreeSet<String> {
         let namespace = fs::read_link(folder.join("ns/net")).ok();
         let foreign = namespace.is_some() && namespace != ours;
         let groups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
+        if groups.split('/').any(sweep::is_in_use) {
+            continue;
+        }
         if foreign || groups.contains("keelson-") || groups.contains("kubepods") {
             found.insert(format!("{pid} {}", name.trim()));
         }
@@ -141,8 +145,9 @@ fn processes() -> BTreeSet<String> {
 /// Cgroups of ours at the top of any hierarchy.
 fn cgroups() -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    for root in super::sweep::hierarchies()? {
-        let ours = names(&root).into_iter().filter(|name| {
+    for root in sweep::hierarchies()? {
+        let ours = names(&root).into_iter().filter(|name| !sweep::is_in_use(name));
+        let ours = ours.filter(|name| {
             ["keelson", "kubepods", "k8s.io"]
                 .iter()
                 .any(|part| name.contains(part))

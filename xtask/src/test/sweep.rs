@@ -22,8 +22,12 @@ const PREFIX: &str = "keelson-test-";
 pub fn sweep() -> Result<()> {
     for root in hierarchies()? {
         for folder in children(&root) {
-            let Some(pid) = owner(&folder) else { continue };
-            if Path::new("/proc").join(pid.to_string()).exists() {
+            let name = folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if owner(&name).is_none() || is_in_use(&name) {
                 continue;
             }
             run::step(format!(
@@ -46,10 +50,14 @@ pub fn hierarchies() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// The process of the test whose node a cgroup belongs to.
-fn owner(folder: &Path) -> Option<u32> {
-    let name = folder.file_name()?.to_str()?.strip_prefix(PREFIX)?;
-    name.split('-').next()?.parse().ok()
+/// Whether a cgroup's name is that of a node whose test runs: when our own have ended, it is another suite's.
+pub fn is_in_use(name: &str) -> bool {
+    owner(name).is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
+}
+
+/// The process of the test whose node a cgroup of this name belongs to.
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -96,8 +104,9 @@ mod tests {
 
     #[test]
     fn only_cgroups_of_test_nodes_have_an_owner() {
-        assert_eq!(owner(Path::new("/sys/fs/cgroup/cpu/keelson-test-12-3")), Some(12));
-        assert_eq!(owner(Path::new("/sys/fs/cgroup/cpu/keelson-demo")), None);
-        assert_eq!(owner(Path::new("/sys/fs/cgroup/cpu/system.slice")), None);
+        assert_eq!(owner("keelson-test-12-3"), Some(12));
+        assert_eq!(owner("keelson-demo"), None);
+        assert_eq!(owner("system.slice"), None);
+        assert!(is_in_use(&format!("keelson-test-{}-0", std::process::id())));
     }
 }
