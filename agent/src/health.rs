@@ -22,14 +22,17 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { states: watch::Sender::new(BTreeMap::new()) }
+        Self {
+            states: watch::Sender::new(BTreeMap::new()),
+        }
     }
 }
 
 impl Health {
     /// Report a subsystem's state.
     pub fn set(&self, name: &'static str, state: Result<(), String>) {
-        self.states.send_if_modified(|states| states.insert(name, state.clone()).as_ref() != Some(&state));
+        self.states
+            .send_if_modified(|states| states.insert(name, state.clone()).as_ref() != Some(&state));
     }
 
     /// Watch all states.
