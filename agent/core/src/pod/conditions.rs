@@ -1,12 +1,12 @@
 //! A pod's conditions. Those of others (readiness gates) are kept as they are; a time changes only with a status.
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{PodCondition, PodStatus},
-    apimachinery::pkg::apis::meta::v1::Time,
-};
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 
-use super::{containers::View, status::is_ready};
+use super::{
+    containers::View,
+    status::{is_ready, time},
+};
 
 /// The conditions this agent writes.
 pub const OURS: [&str; 5] = [
@@ -150,7 +150,7 @@ fn condition(
         status: holds.to_owned(),
         reason: some(reason.to_owned()),
         message: some(message),
-        last_transition_time: since.or(Some(Time(now))),
+        last_transition_time: since.or(Some(time(now))),
         last_probe_time: None,
         observed_generation: generation,
     }

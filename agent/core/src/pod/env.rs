@@ -71,6 +71,22 @@ pub fn environment(container: &Container, sources: &Sources<'_>) -> Result<Vec<(
     Ok(ordered)
 }
 
+/// The first variable of a text that has no value.
+pub fn unknown<'t>(text: &'t str, known: &BTreeMap<String, String>) -> Option<&'t str> {
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let tail = &rest[at + 1..];
+        rest = tail.strip_prefix('$').unwrap_or(tail);
+        if let Some((name, after)) = tail.strip_prefix('(').and_then(|tail| tail.split_once(')')) {
+            if !known.contains_key(name) {
+                return Some(name);
+            }
+            rest = after;
+        }
+    }
+    None
+}
+
 /// Replace `$(NAME)` by its value, `$$(NAME)` by `$(NAME)`; an unknown name stays as it is.
 pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
     let mut result = String::with_capacity(text.len());
@@ -257,8 +273,12 @@ fn resource(
     sources: &Sources<'_>,
 ) -> Result<String, Missing> {
     let name = selector.container_name.as_deref().unwrap_or(&own.name);
-    let containers = sources.pod.spec.iter().flat_map(|spec| &spec.containers);
-    let container = containers
+    let all = sources.pod.spec.iter().flat_map(|spec| {
+        spec.containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten())
+    });
+    let container = all
         .into_iter()
         .find(|container| container.name == name)
         .unwrap_or(own);

@@ -1,5 +1,8 @@
 //! What the runtime is told of a pod: sandbox and containers, in words of our own. The CRI door turns them into messages.
 
+mod notes;
+mod security;
+
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use k8s_openapi::{
@@ -7,33 +10,15 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
+pub use self::{
+    notes::{container_hash, label},
+    security::{Security, non_root_problem},
+};
 use super::{
     env::{self, Missing, NodeFacts, Sources},
     resources::{self, Qos, Resources},
 };
 use crate::object::Key;
-
-/// Labels and annotations by which kubelet, log shippers and crictl know what is what.
-pub mod label {
-    /// Name of the pod.
-    pub const POD_NAME: &str = "io.kubernetes.pod.name";
-    /// Its namespace.
-    pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
-    /// Its UID.
-    pub const POD_UID: &str = "io.kubernetes.pod.uid";
-    /// Name of a container.
-    pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
-    /// Annotation: hash of what a container was made from.
-    pub const HASH: &str = "io.kubernetes.container.hash";
-    /// Annotation: restart count.
-    pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
-    /// Annotation: path of the last word's file.
-    pub const TERMINATION_PATH: &str = "io.kubernetes.container.terminationMessagePath";
-    /// Annotation: where the last word comes from.
-    pub const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
-    /// Annotation: the pod's grace period.
-    pub const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
-}
 
 /// Where a namespace of the pod comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,45 +139,6 @@ pub struct VolumeMount {
     pub propagation: Option<String>,
 }
 
-/// What a container may do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Security {
-    /// User; `None` = the image's.
-    pub run_as_user: Option<i64>,
-    /// Group.
-    pub run_as_group: Option<i64>,
-    /// Refuse to run as root.
-    pub run_as_non_root: bool,
-    /// Everything.
-    pub privileged: bool,
-    /// Root file system read only.
-    pub read_only_root: bool,
-    /// `allowPrivilegeEscalation: false`.
-    pub no_new_privileges: bool,
-    /// Capabilities added.
-    pub add_capabilities: Vec<String>,
-    /// And dropped.
-    pub drop_capabilities: Vec<String>,
-    /// Further groups, fsGroup among them.
-    pub supplemental_groups: Vec<i64>,
-    /// Seccomp: `RuntimeDefault`, `Unconfined` or `Localhost/<file>`.
-    pub seccomp: String,
-}
-
-/// Hash of what cannot change without a restart: image and name. The value is the one a stock kubelet computes, so that neither
-/// restarts the other's containers when they take turns: 32-bit FNV-1a over the bytes of a JSON object, written out in decimal.
-pub fn container_hash(container: &api::Container) -> String {
-    let image = container.image.as_deref().unwrap_or_default();
-    let fields = BTreeMap::from([("image", image), ("name", container.name.as_str())]);
-    let json = serde_json::json!(fields).to_string();
-    let decimal: Vec<String> = json.bytes().map(|byte| byte.to_string()).collect();
-    let text = format!("([]uint8)[{}]", decimal.join(" "));
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    format!("{hash:x}")
-}
-
 /// `Always`, `IfNotPresent` or `Never`; unset: `Always` for `:latest` and no tag.
 pub fn pull_policy(container: &api::Container) -> &str {
     if let Some(policy) = container
@@ -292,14 +238,14 @@ pub fn container(
         command: expand(container.command.as_ref()),
         args: expand(container.args.as_ref()),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        mounts: mounts(container, &known),
+        mounts: mounts(container, &known)?,
         termination_message_path: termination_path(container).to_owned(),
         log_path: log_path(&container.name, attempt),
         labels,
-        annotations: annotations(container, attempt, spec),
+        annotations: notes::annotations(container, attempt, sources.pod),
         resources: resources::container(container),
         oom_score_adj: resources::oom_score_adj(spec, container, sources.node.memory),
-        security: security(spec, container),
+        security: security::of(spec, container),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
@@ -310,25 +256,6 @@ pub fn container(
 /// A container's log below the pod's log directory.
 pub fn log_path(container: &str, attempt: u32) -> PathBuf {
     PathBuf::from(container).join(format!("{attempt}.log"))
-}
-
-/// Why `runAsNonRoot` forbids the image's user; `None` = it may run.
-pub fn non_root_problem(security: &Security, image_uid: Option<i64>, image_user: &str) -> Option<String> {
-    if !security.run_as_non_root {
-        return None;
-    }
-    match (security.run_as_user, image_uid) {
-        (Some(0), _) => Some("container's runAsUser breaks non-root policy".into()),
-        (Some(_), _) => None,
-        (None, Some(0)) => Some("container has runAsNonRoot and image will run as root".into()),
-        (None, Some(_)) => None,
-        (None, None) if image_user.is_empty() => {
-            Some("container has runAsNonRoot and image will run as root".into())
-        }
-        (None, None) => Some(format!(
-            "container has runAsNonRoot and image has non-numeric user ({image_user}), cannot verify user is non-root"
-        )),
-    }
 }
 
 /// Where a probe or hook that names a port by name goes.
@@ -385,18 +312,37 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
         .collect()
 }
 
-fn mounts(container: &api::Container, known: &BTreeMap<String, String>) -> Vec<VolumeMount> {
-    let mount = |mount: &api::VolumeMount| VolumeMount {
-        volume: mount.name.clone(),
-        path: mount.mount_path.clone(),
-        sub_path: match &mount.sub_path_expr {
-            Some(expression) => env::expand(expression, known),
-            None => mount.sub_path.clone().unwrap_or_default(),
-        },
-        read_only: mount.read_only.unwrap_or(false),
-        propagation: mount.mount_propagation.clone(),
+fn mounts(container: &api::Container, known: &BTreeMap<String, String>) -> Result<Vec<VolumeMount>, Missing> {
+    let mount = |mount: &api::VolumeMount| {
+        Ok(VolumeMount {
+            volume: mount.name.clone(),
+            path: mount.mount_path.clone(),
+            sub_path: match mount.sub_path_expr.as_deref().filter(|text| !text.is_empty()) {
+                Some(expression) => sub_path(expression, known)?,
+                None => mount.sub_path.clone().unwrap_or_default(),
+            },
+            read_only: mount.read_only.unwrap_or(false),
+            propagation: mount.mount_propagation.clone(),
+        })
     };
     container.volume_mounts.iter().flatten().map(mount).collect()
+}
+
+/// A path of variables: unlike elsewhere an unknown one is an error, since a folder of its name would be made. And what the
+/// variables hold must not lead out of the volume.
+fn sub_path(expression: &str, known: &BTreeMap<String, String>) -> Result<String, Missing> {
+    if let Some(name) = env::unknown(expression, known) {
+        return Err(format!(
+            "failed to expand subPathExpr \"{expression}\": missing value for \"{name}\""
+        ));
+    }
+    let path = env::expand(expression, known);
+    if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+        return Err(format!(
+            "subPathExpr \"{expression}\" gives \"{path}\": it must be a relative path without '..'"
+        ));
+    }
+    Ok(path)
 }
 
 fn termination_path(container: &api::Container) -> &str {
@@ -405,63 +351,6 @@ fn termination_path(container: &api::Container) -> &str {
         .as_deref()
         .filter(|path| !path.is_empty())
         .unwrap_or("/dev/termination-log")
-}
-
-fn annotations(container: &api::Container, attempt: u32, spec: &PodSpec) -> BTreeMap<String, String> {
-    let policy = container.termination_message_policy.as_deref().unwrap_or("File");
-    let grace = spec.termination_grace_period_seconds.unwrap_or(30);
-    [
-        (label::HASH, container_hash(container)),
-        (label::RESTART_COUNT, attempt.to_string()),
-        (label::TERMINATION_PATH, termination_path(container).to_owned()),
-        (label::TERMINATION_POLICY, policy.to_owned()),
-        (label::GRACE_PERIOD, grace.to_string()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
-}
-
-/// The container's own settings over the pod's.
-fn security(spec: &PodSpec, container: &api::Container) -> Security {
-    let pod = spec.security_context.as_ref();
-    let own = container.security_context.as_ref();
-    let capabilities = own.and_then(|own| own.capabilities.as_ref());
-    let mut groups = pod
-        .and_then(|pod| pod.supplemental_groups.clone())
-        .unwrap_or_default();
-    groups.extend(pod.and_then(|pod| pod.fs_group));
-    let seccomp = own
-        .and_then(|own| own.seccomp_profile.as_ref())
-        .or(pod.and_then(|pod| pod.seccomp_profile.as_ref()));
-    Security {
-        run_as_user: own
-            .and_then(|own| own.run_as_user)
-            .or(pod.and_then(|pod| pod.run_as_user)),
-        run_as_group: own
-            .and_then(|own| own.run_as_group)
-            .or(pod.and_then(|pod| pod.run_as_group)),
-        run_as_non_root: own
-            .and_then(|own| own.run_as_non_root)
-            .or(pod.and_then(|pod| pod.run_as_non_root))
-            .unwrap_or(false),
-        privileged: own.and_then(|own| own.privileged).unwrap_or(false),
-        read_only_root: own.and_then(|own| own.read_only_root_filesystem).unwrap_or(false),
-        no_new_privileges: own.and_then(|own| own.allow_privilege_escalation) == Some(false),
-        add_capabilities: capabilities.and_then(|all| all.add.clone()).unwrap_or_default(),
-        drop_capabilities: capabilities.and_then(|all| all.drop.clone()).unwrap_or_default(),
-        supplemental_groups: groups,
-        seccomp: match seccomp {
-            None => "Unconfined".to_owned(),
-            Some(profile) if profile.type_ == "Localhost" => {
-                format!(
-                    "Localhost/{}",
-                    profile.localhost_profile.as_deref().unwrap_or_default()
-                )
-            }
-            Some(profile) => profile.type_.clone(),
-        },
-    }
 }
 
 /// The pod's addresses as its status and its containers see them.

@@ -32,7 +32,7 @@ pub fn status(pod: &Pod, observed: &Observed, backoffs: &Backoffs, now: Timestam
         backoffs,
         now,
     };
-    let start_time = Some(Time(view.began().unwrap_or(now)));
+    let start_time = Some(time(view.began().unwrap_or(now)));
     if let Some((reason, message)) = &observed.rejected {
         return rejected(spec, previous, start_time, reason, message);
     }
@@ -76,6 +76,11 @@ pub fn status(pod: &Pod, observed: &Observed, backoffs: &Backoffs, now: Timestam
         previous.conditions.as_deref().unwrap_or_default(),
     ));
     status
+}
+
+/// Times of an object have whole seconds: one that was written and read again must be the same.
+pub fn time(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 fn rejected(
@@ -287,7 +292,7 @@ fn waiting_state(waiting: Waiting) -> ContainerState {
 }
 
 fn running(container: &Container) -> ContainerState {
-    let started_at = Some(Time(container.started_at.unwrap_or(container.created_at)));
+    let started_at = Some(time(container.started_at.unwrap_or(container.created_at)));
     ContainerState {
         running: Some(ContainerStateRunning { started_at }),
         ..ContainerState::default()
@@ -305,8 +310,8 @@ fn terminated(container: &Container) -> ContainerState {
         exit_code: container.exit_code,
         reason: Some(reason.to_owned()),
         message: Some(container.message.clone()).filter(|message| !message.is_empty()),
-        started_at: container.started_at.map(Time),
-        finished_at: container.finished_at.map(Time),
+        started_at: container.started_at.map(time),
+        finished_at: container.finished_at.map(time),
         signal: None,
     };
     ContainerState {

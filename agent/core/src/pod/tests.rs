@@ -1,5 +1,6 @@
 //! Tables over one base pod, and a perfect runtime that applies whatever is planned.
 
+mod described;
 mod ends;
 mod refused;
 mod runtime;

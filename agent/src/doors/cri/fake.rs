@@ -36,6 +36,8 @@ pub struct Inner {
     pub streaming: String,
     /// Exit events go here.
     pub events: Option<mpsc::Sender<Event>>,
+    /// What containers exit with when they are stopped; by default the signal's.
+    pub stopped: Option<i32>,
     /// Not to be reached.
     pub down: bool,
     next: u32,

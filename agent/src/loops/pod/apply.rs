@@ -170,12 +170,14 @@ impl Worker {
     fn kill(&mut self, pod: &Arc<Pod>, observed: &Observed, kill: Kill) {
         let Kill { name, id, grace, why } = kill;
         let container = find(pod, &name).cloned();
+        let never = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("Never");
+        let then = if never { "" } else { ", will be restarted" };
         let message = match why {
             Ended::Pod => format!("Stopping container {name}"),
             Ended::Changed => format!("Container {name} definition changed, will be restarted"),
-            Ended::Liveness => format!("Container {name} failed liveness probe, will be restarted"),
-            Ended::Startup => format!("Container {name} failed startup probe, will be restarted"),
-            Ended::Lost => format!("Container {name} has lost its sandbox, it is ended"),
+            Ended::Liveness => format!("Container {name} failed liveness probe{then}"),
+            Ended::Startup => format!("Container {name} failed startup probe{then}"),
+            Ended::Lost => format!("Container {name} has lost its place in the pod, it is ended"),
         };
         self.normal(Some(&name), "Killing", &message);
         let now = (self.shared.doors.clock)();

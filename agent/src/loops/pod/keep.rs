@@ -1,17 +1,19 @@
 //! What a pod's worker must still know after a restart of the agent: little, since the runtime keeps the rest.
 //!
-//! The mark that a pod is over for good (a phase that is terminal never changes again), and the probes' verdicts (a
-//! restart of the agent must not take a ready pod out of its Services).
+//! The mark that a pod is over for good (a phase that is terminal never changes again), the probes' verdicts (a
+//! restart of the agent must not take a ready pod out of its Services), and what was said of the pod last: times, counts
+//! and a failed phase cannot all be read from the runtime again.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use k8s_openapi::api::core::v1::PodStatus;
 use serde::{Deserialize, Serialize};
 
 use super::probing::{Board, Kind};
 use crate::doors::store::{Store, kind};
 
 /// A pod's record.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Record {
     /// The pod reached its end.
@@ -20,6 +22,8 @@ pub struct Record {
     pub rejected: Option<(String, String)>,
     /// Verdicts by container id.
     pub probes: BTreeMap<String, Verdicts>,
+    /// What was said of it last, once it was ready or over: a pod that starts is not held up by the disk.
+    pub status: Option<PodStatus>,
 }
 
 /// A container's verdicts; absent = not decided.
@@ -40,6 +44,10 @@ pub struct Keep {
     uid: String,
     /// As it is on disk.
     written: Record,
+    /// The status to be kept, once there is one worth it.
+    pub arrived: Option<PodStatus>,
+    /// Whether this worker has said anything of the pod yet.
+    pub said: bool,
 }
 
 impl Keep {
@@ -57,6 +65,8 @@ impl Keep {
         Self {
             store,
             uid: uid.to_owned(),
+            arrived: written.status.clone(),
+            said: false,
             written,
         }
     }
@@ -64,6 +74,14 @@ impl Keep {
     /// What is kept.
     pub fn record(&self) -> &Record {
         &self.written
+    }
+
+    /// A status was told. A pod that starts is not held up by the disk: only once it got where it was to get, it is kept.
+    pub fn tell(&mut self, status: &PodStatus) {
+        self.said = true;
+        if self.arrived.is_some() || has_arrived(status) {
+            self.arrived = Some(status.clone());
+        }
     }
 
     /// Write the record if it differs from what is kept.
@@ -91,6 +109,13 @@ impl Keep {
             tracing::warn!(%error, "a pod's kept state was left behind");
         }
     }
+}
+
+/// Ready, or over.
+fn has_arrived(status: &PodStatus) -> bool {
+    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let mut conditions = status.conditions.iter().flatten();
+    over || conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Put what was kept on the board.
@@ -139,6 +164,7 @@ mod tests {
             terminated: true,
             rejected: None,
             probes,
+            status: None,
         });
 
         let keep = Keep::open(store.clone(), "u-1");

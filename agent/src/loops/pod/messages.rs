@@ -145,6 +145,7 @@ fn security(security: &Security, sandbox: &SandboxSpec, profiles: &Path) -> Linu
         privileged: security.privileged,
         namespace_options: Some(namespaces(sandbox)),
         run_as_user: security.run_as_user.map(|value| Int64Value { value }),
+        run_as_username: security.run_as_username.clone(),
         run_as_group: security.run_as_group.map(|value| Int64Value { value }),
         readonly_rootfs: security.read_only_root,
         supplemental_groups: security.supplemental_groups.clone(),

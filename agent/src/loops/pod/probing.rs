@@ -89,8 +89,9 @@ impl Board {
         self.lock().insert((container.to_owned(), kind), good);
     }
 
-    fn forget(&self, container: &str) {
-        self.lock().retain(|(id, _), _| id != container);
+    /// Forget all containers but these. Verdicts outlive the container: they tell why it was ended.
+    pub fn only(&self, known: impl Fn(&str) -> bool) {
+        self.lock().retain(|(id, _), _| known(id));
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, Kind), bool>> {
@@ -165,7 +166,6 @@ impl Probes {
                 }
             }
         }
-        let board = &self.board;
         self.tasks.retain(|key, task| {
             let keep = wanted.contains(key);
             if !keep {
@@ -173,20 +173,6 @@ impl Probes {
             }
             keep
         });
-        board
-            .lock()
-            .retain(|(id, _), _| subjects.iter().any(|subject| subject.id == *id));
-    }
-
-    /// A container is gone.
-    pub fn forget(&mut self, container: &str) {
-        self.tasks.retain(|(id, _), task| {
-            if id == container {
-                task.abort();
-            }
-            id != container
-        });
-        self.board.forget(container);
     }
 
     fn start(&mut self, subject: &Subject, kind: Kind, probe: &Probe) {

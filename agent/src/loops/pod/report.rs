@@ -43,17 +43,19 @@ impl Worker {
     }
 
     /// The one place where a pod's status is written.
-    pub(super) fn report(&self, pod: &Pod, observed: &Observed, now: Timestamp) {
+    pub(super) fn report(&mut self, pod: &Pod, observed: &Observed, now: Timestamp) {
         if pod.metadata.deletion_timestamp.is_some() && observed.sandboxes.is_empty() && pod.status.is_some()
         {
             // Its containers' records are gone with the sandbox: what was said last is how it ended.
             return;
         }
         let status = core::status(pod, observed, &self.backoffs, now);
-        if pod.status.as_ref() == Some(&status) {
+        if pod.status.as_ref() == Some(&status) && self.keep.said {
             return;
         }
+        self.keep.tell(&status);
         self.tell_back_offs(pod, &status);
+        self.tell_of_network(pod, observed, &status);
         self.shared.ctx.world.update(|objects| {
             let current = objects.pods.get_mut(&self.key);
             if let Some(current) = current.filter(|current| current.metadata.uid.as_ref() == Some(&self.uid))
@@ -95,6 +97,8 @@ impl Worker {
             })
             .collect();
         self.probes.keep(&subjects, terminating);
+        let known = |id: &str| observed.containers.iter().any(|container| container.id == id);
+        self.probes.board.only(known);
     }
 
     pub(super) fn address(&self, pod: &Pod, observed: &Observed) -> String {
@@ -128,7 +132,42 @@ impl Worker {
             terminated: *terminated,
             rejected: rejected.clone(),
             probes,
+            status: self.keep.arrived.clone(),
         });
+    }
+
+    /// The pod with what was said of it before the agent was restarted, where the world knows of nothing.
+    pub(super) fn remembered(&self, pod: Arc<Pod>) -> Arc<Pod> {
+        match &self.keep.arrived {
+            Some(status) if pod.status.is_none() => {
+                let mut pod = (*pod).clone();
+                pod.status = Some(status.clone());
+                Arc::new(pod)
+            }
+            _ => pod,
+        }
+    }
+
+    /// A pod that begins to wait for the network is worth an event.
+    fn tell_of_network(&self, pod: &Pod, observed: &Observed, status: &PodStatus) {
+        let Some(why) = &observed.network else { return };
+        let message = format!("network is not ready: {why}");
+        let waits = |status: &PodStatus| {
+            statuses(status).iter().any(|one| {
+                let waiting = one.state.as_ref().and_then(|state| state.waiting.as_ref());
+                waiting.is_some_and(|waiting| waiting.message.as_ref() == Some(&message))
+            })
+        };
+        if waits(status) && !pod.status.as_ref().is_some_and(waits) {
+            tell::warning(
+                &self.shared.ctx.world,
+                &self.key,
+                &self.uid,
+                None,
+                "NetworkNotReady",
+                &message,
+            );
+        }
     }
 
     /// A container that begins to wait after failures is worth an event; that it still does is not.

@@ -130,8 +130,8 @@ impl Startup<'_> {
             secrets: &self.objects.secrets,
             services: &self.objects.services,
         };
-        let described = spec::container(container, attempt, &sources).map_err(Failure::Unconfigured)?;
-        self.check_user(&described).await?;
+        let mut described = spec::container(container, attempt, &sources).map_err(Failure::Unconfigured)?;
+        self.settle_user(&mut described).await?;
         let mounts = self.mounts(pod_spec, container, &described, ips).await?;
         let profiles = self.shared.ctx.config.root.join("seccomp");
         let own = spec::sandbox(self.pod, sandbox.attempt);
@@ -217,19 +217,20 @@ impl Startup<'_> {
         }
     }
 
-    /// `runAsNonRoot` may forbid the image's own user.
-    async fn check_user(&self, described: &ContainerSpec) -> Result<(), Failure> {
-        if !described.security.run_as_non_root {
+    /// Where it matters who the image's own user is: `runAsNonRoot` may forbid it, and a group needs one.
+    async fn settle_user(&self, described: &mut ContainerSpec) -> Result<(), Failure> {
+        if !described.security.needs_image() {
             return Ok(());
         }
         let found = self.shared.doors.runtime.image(&described.image).await;
         let image = found
             .map_err(|error| Failure::Refused(CREATE, error))?
             .unwrap_or_default();
-        match spec::non_root_problem(&described.security, image.uid, &image.username) {
-            Some(problem) => Err(Failure::Unconfigured(problem)),
-            None => Ok(()),
+        if let Some(problem) = spec::non_root_problem(&described.security, image.uid, &image.username) {
+            return Err(Failure::Unconfigured(problem));
         }
+        described.security.take_image_user(image.uid, &image.username);
+        Ok(())
     }
 
     /// Everything that is mounted into the container, made ready.

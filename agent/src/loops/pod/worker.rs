@@ -169,7 +169,7 @@ impl Worker {
             .get(&self.key)
             .filter(|pod| pod.metadata.uid.as_ref() == Some(&self.uid))
             .cloned();
-        let Some(pod) = pod else {
+        let Some(pod) = pod.map(|pod| self.remembered(pod)) else {
             return self.vanished(&objects).await;
         };
         self.objects_moved(&pod, objects.revisions);

@@ -121,3 +121,28 @@ fn stock_tools_recognise_a_container_by_its_hash_and_notes() {
     let known = serde_json::from_value(known).expect("a container");
     assert_eq!(spec::container_hash(&known), "8e45cbd0");
 }
+
+#[test]
+fn a_status_that_is_written_and_read_again_is_the_same() {
+    let pod = with_policy("OnFailure");
+    let now: Timestamp = "2026-01-02T03:04:05.678Z".parse().expect("time");
+    let mut observed = ready_machine();
+    observed.sandboxes[0].created_at = now;
+    observed.containers = vec![
+        Container {
+            started_at: Some(now),
+            finished_at: Some(now),
+            ..exited(&pod, "c", 0, 1)
+        },
+        Container {
+            started_at: Some(now),
+            ..container(&pod, "c", 1, State::Running)
+        },
+    ];
+    let status = pod_status(&pod, &observed, &Backoffs::default(), now);
+    let text = serde_json::to_string(&status).expect("JSON");
+    assert_eq!(
+        serde_json::from_str::<PodStatus>(&text).expect("a status"),
+        status
+    );
+}

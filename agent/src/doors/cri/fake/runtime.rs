@@ -223,8 +223,9 @@ impl Runtime for Fake {
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), Error> {
         let late = self.enter("stop", &format!("{id} within {} s", grace.as_secs()))?;
         let mut inner = self.lock();
+        let code = inner.stopped.unwrap_or(143);
         if let Some(container) = inner.containers.get_mut(id) {
-            container.end(143);
+            container.end(code);
         }
         after(late, ())
     }

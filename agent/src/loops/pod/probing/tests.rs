@@ -198,6 +198,12 @@ async fn liveness_waits_for_startup_and_stops_after_its_verdict() {
         "the next container gets a new task"
     );
     probes.keep(&[], false);
+    assert_eq!(
+        probes.board.get("c1", Kind::Liveness),
+        Some(false),
+        "why it was ended is still known"
+    );
+    probes.board.only(|id| id != "c1");
     assert_eq!(probes.board.get("c1", Kind::Liveness), None);
 }
 

@@ -142,6 +142,13 @@ impl Node {
         }
     }
 
+    /// The world goes with the agent.
+    pub fn forget(&mut self) {
+        self.world = World::new(Default::default());
+        self.world.update(|objects| objects.revisions.listed = 1);
+        tokio::spawn(dataplane(self.world.clone(), self.acknowledge.clone()));
+    }
+
     pub fn acknowledge(&self, at_once: bool) {
         *self.acknowledge.lock().expect("lock") = at_once;
         self.world.update(|objects| objects.revisions.events += 1);

@@ -172,16 +172,22 @@ async fn a_pod_whose_work_is_done_ends_and_stays_ended() {
     node.fake.exit(&node.running(), 0);
     node.until("succeeded", |node| node.phase() == "Succeeded").await;
     node.settle().await;
+    let said = node.pod().expect("pod").status.clone();
     node.kill().await;
-    // Even if the runtime forgets all about it, and the status with the world: it was marked.
+    // Even if the runtime forgets all about it, and the status goes with the world: it was kept.
     node.fake.lock().containers.clear();
     node.fake.lock().sandboxes.clear();
+    node.forget();
     node.start();
+    node.apply(&pod_with(json!({ "restartPolicy": "OnFailure" }), json!({})));
+    node.until("told again", |node| node.phase() == "Succeeded").await;
     node.settle().await;
-    assert_eq!(
-        (node.fake.count("run_sandbox"), node.phase().as_str()),
-        (1, "Succeeded")
-    );
+    assert_eq!(node.fake.count("run_sandbox"), 1);
+    let now = node.pod().expect("pod").status.clone();
+    let ends = |status: Option<k8s_openapi::api::core::v1::PodStatus>| {
+        status.map(|status| (status.start_time, status.container_statuses))
+    };
+    assert_eq!(ends(now), ends(said));
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,6 +269,69 @@ async fn a_failed_post_start_hook_ends_the_container() {
         node.ready() && node.status().restart_count >= 1
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_comes_back_says_what_it_said_before() {
+    let mut node = Node::started("again");
+    let probe = json!({ "readinessProbe": { "httpGet": { "port": 80 } } });
+    node.apply(&pod_with(json!({}), probe.clone()));
+    node.until("ready", Node::ready).await;
+    node.settle().await;
+    let said = node.pod().expect("pod").status.clone();
+    node.kill().await;
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    node.forget();
+    // Nobody answers the probe: what was known of the container is what counts.
+    node.healthy.0.store(false, Ordering::SeqCst);
+    node.start();
+    node.apply(&pod_with(json!({}), probe));
+    node.until("told", |node| !node.phase().is_empty()).await;
+    assert_eq!(node.pod().expect("pod").status, said);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_ended_for_its_liveness_probe_is_restarted_even_if_it_exits_well() {
+    let node = Node::started("politely");
+    node.fake.lock().stopped = Some(0);
+    let probe = json!({ "tcpSocket": { "port": 80 }, "periodSeconds": 1, "failureThreshold": 2 });
+    node.apply(&pod_with(
+        json!({ "restartPolicy": "OnFailure" }),
+        json!({ "livenessProbe": probe }),
+    ));
+    node.until("ready", Node::ready).await;
+    node.healthy.0.store(false, Ordering::SeqCst);
+    node.until("killed", |node| node.fake.count("stop") == 1).await;
+    node.healthy.0.store(true, Ordering::SeqCst);
+    node.until("restarted", |node| {
+        node.status().restart_count == 1 && node.ready()
+    })
+    .await;
+    let last = node.status().last_state.and_then(|state| state.terminated);
+    assert_eq!(
+        last.map(|last| last.exit_code),
+        Some(0),
+        "or the test shows nothing"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_alone_runs_as_the_images_user() {
+    let node = Node::started("group");
+    node.apply(&pod_with(
+        json!({}),
+        json!({ "securityContext": { "runAsGroup": 7 } }),
+    ));
+    node.until("ready", Node::ready).await;
+    let inner = node.fake.lock();
+    let config = &inner.containers.values().next().expect("a container").config;
+    let security = config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.clone());
+    let security = security.expect("security");
+    assert_eq!(security.run_as_group.map(|group| group.value), Some(7));
+    assert_eq!(security.run_as_user.map(|user| user.value), Some(0));
 }
 
 /// The loop is run as a task among others.
