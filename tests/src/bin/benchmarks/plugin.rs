@@ -1,7 +1,8 @@
-//! The plugin's calls, from exec to exit, beside the reference plugins, in the same pod namespaces.
+//! The plugin's calls, from exec to exit, beside the reference plugins.
 //!
-//! Both attach an interface to every namespace, in turns; removing them is left to the end, since the kernel's removal of a link holds
-//! up whoever comes next.
+//! Each has a node of its own, and both take turns: the reference's host ends have addresses, so on our node each of them would be one more
+//! uplink that the kernel programs are attached to. Removing is left to the end, since the kernel's removal of a link holds up whoever
+//! comes next.
 
 use std::{
     fs,
@@ -12,13 +13,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use keelson_tests::namespace;
+use keelson_tests::namespace::{self, Namespace};
 use serde_json::{Value, json};
 
 use crate::{
     binaries, node,
     report::Measured,
-    rounds::{Rounds, calm},
+    rounds::{Rounds, ahead, calm},
 };
 
 /// What is measured here.
@@ -32,12 +33,18 @@ const LEAST: usize = 40;
 const MOST: usize = 60;
 const BUDGET: Duration = Duration::from_secs(60);
 
-/// One of the two plugins.
+/// A plugin with its configuration.
 #[derive(Clone)]
-struct Plugin {
-    program: PathBuf,
-    interface: &'static str,
+struct Program {
+    path: PathBuf,
     conf: Value,
+}
+
+/// A plugin on its node.
+struct Plugin {
+    program: Program,
+    /// A process whose namespaces are the node's.
+    node: u32,
     adds: Vec<f64>,
     checks: Vec<f64>,
 }
@@ -50,24 +57,26 @@ pub fn measure() -> Result<Vec<Measured>> {
         "{} is missing: install containernetworking-plugins",
         reference.display()
     );
-    let ours = Plugin::new(
+    let ours = Program::new(
         binaries()?.join("keelson-cni"),
-        "eth0",
         json!({
             "cniVersion": "1.0.0", "name": "keelson", "type": "keelson-cni",
             "podCIDR": "10.244.0.0/24", "serviceCIDR": "10.96.0.0/16",
         }),
     );
-    let theirs = Plugin::new(
+    let theirs = Program::new(
         reference,
-        "eth1",
         json!({
             "cniVersion": "1.0.0", "name": "reference", "type": "ptp",
             "ipam": {"type": "host-local", "subnet": "10.250.0.0/24", "dataDir": "/run/host-local"},
         }),
     );
     let node = node(false, Vec::new())?;
-    let (ours, theirs) = namespace::inside(node.namespace().pid(), move || interleaved(ours, theirs))?;
+    let peer = Namespace::new("peer", true, "mount -t tmpfs tmpfs /run; mkdir /run/netns;")?;
+    let mut ours = Plugin::new(node.namespace(), ours);
+    let mut theirs = Plugin::new(&peer, theirs);
+    interleave(&mut ours, &mut theirs)?;
+    drop(peer);
     node.down()?;
     let figure = |name: &str, ours: &[f64], theirs: &[f64]| {
         Measured::beside(name, "ms", ours, PEER, (ours, theirs), "ms")
@@ -78,89 +87,106 @@ pub fn measure() -> Result<Vec<Measured>> {
     ])
 }
 
-/// All rounds, on the node.
-fn interleaved(mut ours: Plugin, mut theirs: Plugin) -> Result<(Plugin, Plugin)> {
+/// All rounds.
+fn interleave(ours: &mut Plugin, theirs: &mut Plugin) -> Result<()> {
     let mut pods = Vec::new();
     for round in Rounds::new(LEAST + WARM_UP, MOST + WARM_UP, BUDGET) {
         let pod = format!("pod{round}");
-        make_namespace(&pod)?;
-        calm()?;
-        let mut order = [&mut ours, &mut theirs];
+        let mut order = [&mut *ours, &mut *theirs];
         if round % 2 == 1 {
             order.reverse();
         }
-        let timed = round >= WARM_UP;
+        for plugin in &order {
+            plugin.make_namespace(&pod)?;
+        }
+        calm()?;
         let mut results = Vec::new();
         for plugin in &mut order {
-            results.push(plugin.add(&pod, timed)?);
+            results.push(plugin.add(&pod)?);
         }
         for (plugin, result) in order.iter_mut().zip(results) {
-            plugin.check(&pod, result, timed)?;
+            plugin.check(&pod, result)?;
+            if round + 1 == WARM_UP {
+                plugin.adds.clear();
+                plugin.checks.clear();
+            }
         }
         pods.push(pod);
     }
     for pod in &pods {
-        for plugin in [&ours, &theirs] {
-            plugin.call("DEL", pod, &plugin.conf)?;
+        for plugin in [&*ours, &*theirs] {
+            plugin.call("DEL", pod, plugin.program.conf.clone())?;
         }
     }
-    Ok((ours, theirs))
-}
-
-fn make_namespace(pod: &str) -> Result<()> {
-    let path = format!("/run/netns/{pod}");
-    fs::write(&path, "").with_context(|| format!("making {path}"))?;
-    let status = Command::new("unshare")
-        .args(["--net", "mount", "--bind", "/proc/self/ns/net", &path])
-        .status()
-        .context("starting unshare")?;
-    ensure!(status.success(), "making the namespace {path}: {status}");
     Ok(())
 }
 
 impl Plugin {
-    fn new(program: PathBuf, interface: &'static str, conf: Value) -> Self {
+    fn new(node: &Namespace, program: Program) -> Self {
         Self {
             program,
-            interface,
-            conf,
+            node: node.pid(),
             adds: Vec::new(),
             checks: Vec::new(),
         }
     }
 
-    fn add(&mut self, pod: &str, timed: bool) -> Result<Value> {
-        let (took, answer) = self.call("ADD", pod, &self.conf)?;
-        if timed {
-            self.adds.push(took);
-        }
+    fn make_namespace(&self, pod: &str) -> Result<()> {
+        let path = format!("/run/netns/{pod}");
+        namespace::inside(self.node, move || {
+            fs::write(&path, "").with_context(|| format!("making {path}"))?;
+            let status = Command::new("unshare")
+                .args(["--net", "mount", "--bind", "/proc/self/ns/net", &path])
+                .status()
+                .context("starting unshare")?;
+            ensure!(status.success(), "making the namespace {path}: {status}");
+            Ok(())
+        })
+    }
+
+    fn add(&mut self, pod: &str) -> Result<Value> {
+        let (took, answer) = self.call("ADD", pod, self.program.conf.clone())?;
+        self.adds.push(took);
         serde_json::from_str(&answer).with_context(|| format!("ADD answered {answer:?}"))
     }
 
-    fn check(&mut self, pod: &str, result: Value, timed: bool) -> Result<()> {
-        let mut conf = self.conf.clone();
+    fn check(&mut self, pod: &str, result: Value) -> Result<()> {
+        let mut conf = self.program.conf.clone();
         conf["prevResult"] = result;
-        let (took, _) = self.call("CHECK", pod, &conf)?;
-        if timed {
-            self.checks.push(took);
-        }
+        let (took, _) = self.call("CHECK", pod, conf)?;
+        self.checks.push(took);
         Ok(())
     }
 
-    /// A call as a runtime makes it: milliseconds from exec to exit, and what it printed.
+    /// A call on the node: milliseconds from exec to exit, and what it printed.
+    fn call(&self, verb: &'static str, pod: &str, conf: Value) -> Result<(f64, String)> {
+        let (program, pod) = (self.program.clone(), pod.to_owned());
+        namespace::inside(self.node, move || {
+            ahead().context("going ahead of other processes")?;
+            program.call(verb, &pod, &conf)
+        })
+    }
+}
+
+impl Program {
+    fn new(path: PathBuf, conf: Value) -> Self {
+        Self { path, conf }
+    }
+
+    /// A call as a runtime makes it.
     fn call(&self, verb: &str, pod: &str, conf: &Value) -> Result<(f64, String)> {
         // Neither the configuration nor the answer fills a pipe, so nobody has to read or write while the plugin runs.
         let (input, mut conf_end) = std::io::pipe()?;
         let (mut answer_end, output) = std::io::pipe()?;
         conf_end.write_all(conf.to_string().as_bytes())?;
         drop(conf_end);
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&self.path);
         command
             .env_clear()
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", pod)
             .env("CNI_NETNS", format!("/run/netns/{pod}"))
-            .env("CNI_IFNAME", self.interface)
+            .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", REFERENCE)
             .stdin(input)
             .stdout(output)
@@ -168,7 +194,7 @@ impl Plugin {
         let started = Instant::now();
         let status = command
             .spawn()
-            .with_context(|| format!("starting {}", self.program.display()))?
+            .with_context(|| format!("starting {}", self.path.display()))?
             .wait()?;
         let took = started.elapsed().as_secs_f64() * 1e3;
         // It holds our ends of the pipes; the answer ends only without them.
@@ -178,7 +204,7 @@ impl Plugin {
         ensure!(
             status.success(),
             "{} {verb} in {pod}: {status}: {answer}",
-            self.program.display()
+            self.path.display()
         );
         Ok((took, answer))
     }

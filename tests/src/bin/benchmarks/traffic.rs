@@ -24,7 +24,7 @@ use nix::{
 use crate::{
     node,
     report::Measured,
-    rounds::{Rounds, calm},
+    rounds::{Rounds, ahead, calm},
 };
 
 /// What is measured here.
@@ -35,8 +35,6 @@ const RUN: Duration = Duration::from_millis(250);
 const LEAST: usize = 24;
 const MOST: usize = 40;
 const BUDGET: Duration = Duration::from_secs(50);
-/// Ahead of what else runs on the machine.
-const NICE: libc::c_int = -10;
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -139,11 +137,7 @@ fn alone() -> io::Result<()> {
     let mut processors = CpuSet::new();
     processors.set(last)?;
     sched_setaffinity(Pid::from_raw(0), &processors)?;
-    // SAFETY: no memory is involved; 0 names the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    ahead()
 }
 
 fn thousands(rates: &[f64]) -> Vec<f64> {
