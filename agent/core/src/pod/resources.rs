@@ -338,5 +338,6 @@ mod tests {
         let score = |memory| oom_score_adj(&pod_spec, &pod_spec.containers[0], memory);
         assert_eq!(score(1 << 30), 750);
         assert_eq!(score(1 << 20), 3);
+        assert_eq!(score(1 << 50), 999, "BestEffort goes first");
     }
 }

@@ -256,3 +256,15 @@ fn resources_of_an_init_container_can_be_asked_for_by_its_name() {
         "unset means what the node has"
     );
 }
+
+#[test]
+fn a_variable_stands_once_in_its_last_place_with_its_last_value() {
+    let pod = one(json!({"envFrom": [{"configMapRef": {"name": "m"}}],
+        "env": [{"name": "A", "value": "1"}, {"name": "PLACE", "value": "$(PLACE)/there"}, {"name": "A", "value": "$(A)2"}]}));
+    let env = described(&pod, "c").expect("described").env;
+    let text: Vec<_> = env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    assert_eq!(text, ["UP=../x", "PLACE=here/there", "A=12"]);
+}

@@ -103,3 +103,17 @@ fn the_pods_start_is_its_first_sandboxs_when_nothing_else_is_known() {
     let unknown = Observed::default();
     assert_eq!(said(&simple(), &unknown).start_time, Some(Time(at(10))));
 }
+
+#[test]
+fn a_container_gets_what_is_left_of_the_grace_and_never_less_than_two_seconds() {
+    let mut observed = ready_machine();
+    observed.containers = vec![container(&simple(), "c", 0, State::Running)];
+    // Deleted at 10.
+    for (now, left) in [(10, 30), (25, 15), (39, 2), (500, 2)] {
+        let plan = plan(&deleted(simple(), 30), &observed, &Backoffs::default(), at(now));
+        assert!(
+            matches!(plan.steps[..], [Step::Kill(Kill { grace, .. })] if grace == left),
+            "{now}: {plan:?}"
+        );
+    }
+}

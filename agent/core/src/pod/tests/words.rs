@@ -44,6 +44,9 @@ fn a_name_that_is_no_image_is_told_and_never_fetched() {
         "web:t@g",
         "we b",
         "-web",
+        "web-",
+        "a./b",
+        "a__.b",
         "web@sha256:12",
     ] {
         let pod = pod(json!({"containers": [{"name": "c", "image": name}]}));
@@ -145,4 +148,45 @@ fn a_status_that_is_written_and_read_again_is_the_same() {
         serde_json::from_str::<PodStatus>(&text).expect("a status"),
         status
     );
+}
+
+#[test]
+fn a_transition_time_moves_when_the_status_turns_and_only_there() {
+    let mut pod = pod(
+        json!({"containers": [{"name": "c", "image": "i:1", "readinessProbe": {"tcpSocket": {"port": 1}}}]}),
+    );
+    let mut observed = ready_machine();
+    observed.containers = vec![container(&pod, "c", 0, State::Running)];
+    let since = |pod: &Pod, kind: &str| {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
+        let mut conditions = conditions.into_iter().flatten();
+        conditions
+            .find(|condition| condition.type_ == kind)
+            .and_then(|condition| condition.last_transition_time)
+    };
+    let mut told = Vec::new();
+    for (seconds, ready) in [(10, None), (20, Some(true)), (30, Some(true)), (40, Some(false))] {
+        observed.containers[0].readiness = ready;
+        pod.status = Some(pod_status(&pod, &observed, &Backoffs::default(), at(seconds)));
+        told.push((since(&pod, "Ready"), since(&pod, "Initialized")));
+    }
+    let times = [10, 20, 20, 40].map(|seconds| (Some(Time(at(seconds))), Some(Time(at(10)))));
+    assert_eq!(told, times);
+}
+
+#[test]
+fn init_containers_of_an_earlier_sandbox_say_nothing_of_the_newest() {
+    let pod = pod(
+        json!({"initContainers": [{"name": "a", "image": "i:1"}], "containers": [{"name": "c", "image": "i:1"}]}),
+    );
+    let mut observed = ready_machine();
+    observed.sandboxes[0].ready = false;
+    observed.containers = vec![exited(&pod, "a", 0, 0)];
+    assert_eq!(condition(&said(&pod, &observed), "Initialized").0, "True");
+    observed.sandboxes.push(Sandbox {
+        id: "s1".into(),
+        attempt: 1,
+        ..observed.sandboxes[0].clone()
+    });
+    assert_eq!(condition(&said(&pod, &observed), "Initialized").0, "False");
 }
