@@ -1,6 +1,7 @@
 //! Pods and traffic outlive the agent, and the agent outlives the runtime.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::TcpStream,
     time::Duration,
@@ -94,6 +95,7 @@ fn killing_the_agent_under_traffic_loses_no_connection_and_restarts_nothing() ->
     exchange()?;
     let load = Load::start(node.client(), address)?;
     load.wait_for(20)?;
+    let before = node.pods("web")?;
     node.kill_agent()?;
     load.wait_for(50)?;
     exchange().context("while no agent runs")?;
@@ -110,9 +112,18 @@ fn killing_the_agent_under_traffic_loses_no_connection_and_restarts_nothing() ->
         back.iter().all(is_ready),
         "a pod is not ready right after the agent's return: {back:?}"
     );
-    let addresses =
-        |pods: &[Value]| -> Vec<Value> { pods.iter().map(|pod| pod["status"]["podIP"].clone()).collect() };
-    ensure!(addresses(&back) == addresses(&pods), "an address changed");
+    // All of it: addresses, times, conditions, containers.
+    let statuses = |pods: &[Value]| -> BTreeMap<String, Value> {
+        pods.iter()
+            .map(|pod| (name(pod).to_owned(), pod["status"].clone()))
+            .collect()
+    };
+    ensure!(
+        statuses(&back) == statuses(&before),
+        "before {:#?}, after {:#?}",
+        statuses(&before),
+        statuses(&back)
+    );
     node.wait_ready("web", 2)?;
     load.wait_for(50)?;
     exchange().context("after the agent's return")?;
