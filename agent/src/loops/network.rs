@@ -49,6 +49,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 const DEBOUNCE: Duration = Duration::from_millis(50);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(10);
+/// Making a sandbox takes no longer than this (milliseconds): the runtime's own limit is four minutes.
+const BEING_MADE: u64 = 300_000;
 /// A sweep gives up on a busy lock after this long; the next one goes on.
 const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -186,9 +188,9 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 /// Remove what belongs to no sandbox of the runtime: containerd never asks for it. Only a list that the runtime has given counts.
 async fn sweep(ctx: &Context, dataplane: &Arc<Dataplane>) {
-    // Taken before the list: what is made meanwhile is younger.
+    // The runtime lists a sandbox only once it is whole, some time after its network was made: what is younger stays.
     let as_of_ms = match netns::boot_clock_ms() {
-        Ok(now) => now,
+        Ok(now) => now.saturating_sub(BEING_MADE),
         Err(failure) => return warn!("sweeping up after pods: {failure}"),
     };
     let listing = match Client::new(&ctx.config.containerd).list(None).await {

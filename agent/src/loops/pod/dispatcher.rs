@@ -134,12 +134,18 @@ impl Dispatcher {
     ) -> anyhow::Result<()> {
         let mut revisions = self.shared.ctx.world.watch();
         let mut shutdown = self.shared.ctx.shutdown.clone();
+        let mut addresses = self.shared.ctx.network.addresses();
         loop {
             let now = *revisions.borrow_and_update();
             self.sync(now).await;
             tokio::select! {
                 () = stopped(&mut shutdown) => return Ok(()),
                 changed = revisions.changed() => changed?,
+                // They are part of every status, and the addresses of pods on the host's network.
+                changed = addresses.changed() => {
+                    changed?;
+                    self.workers.values().for_each(|worker| worker.poke.poke());
+                }
                 Some(event) = events.recv() => self.happened(event, &resume).await,
                 Some(report) = reports.recv() => self.image(report),
                 Some(done) = self.tasks.join_next_with_id() => self.ended(done),
@@ -204,10 +210,14 @@ impl Dispatcher {
 
     async fn happened(&mut self, event: Event, resume: &mpsc::Sender<()>) {
         match event {
-            Event::Exit { container } | Event::OutOfMemory { container } => {
+            Event::Exit { container } => {
                 if !self.shared.roster.ended(&container) {
                     debug!(container, "an event of a container that no pod knows");
                 }
+            }
+            // Perhaps only a child was killed: the container's own end is told by its exit.
+            Event::OutOfMemory { container } => {
+                self.shared.roster.touched(&container);
             }
             Event::Resumed => {
                 // A full mailbox has the same message in it already.

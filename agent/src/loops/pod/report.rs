@@ -17,6 +17,7 @@ use super::{
     tell,
     worker::Worker,
 };
+use crate::health::subsystem;
 
 impl Worker {
     /// All that is known, as the decisions want it.
@@ -42,11 +43,32 @@ impl Worker {
         self.shared.ctx.network.addresses().borrow().clone()
     }
 
+    /// The address of a pod on the host's network is the node's. Until the network loop has looked for it nothing is said of the
+    /// pod: without an address it would be taken out of its Services.
+    fn waits_for_the_nodes_address(&self, pod: &Pod, observed: &Observed) -> bool {
+        let on_host = pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.host_network == Some(true));
+        let looked = || {
+            self.shared
+                .ctx
+                .health
+                .watch()
+                .borrow()
+                .contains_key(subsystem::NETWORK)
+        };
+        on_host && pod.status.is_none() && observed.host_ips.is_empty() && !looked()
+    }
+
     /// The one place where a pod's status is written.
     pub(super) fn report(&mut self, pod: &Pod, observed: &Observed, now: Timestamp) {
         if pod.metadata.deletion_timestamp.is_some() && observed.sandboxes.is_empty() && pod.status.is_some()
         {
             // Its containers' records are gone with the sandbox: what was said last is how it ended.
+            return;
+        }
+        if self.waits_for_the_nodes_address(pod, observed) {
             return;
         }
         let status = core::status(pod, observed, &self.backoffs, now);

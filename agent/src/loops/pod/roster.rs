@@ -94,6 +94,12 @@ impl Roster {
         found.inspect(|poke| poke.ended(id)).is_some()
     }
 
+    /// Something happened to a container or sandbox that goes on. `false`: nobody knows it.
+    pub fn touched(&self, id: &str) -> bool {
+        let found = self.lock().get(id).cloned();
+        found.inspect(Poke::poke).is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Poke>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
