@@ -4,7 +4,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keelson_abi::{DropReason, NodeConfig};
 
-use crate::packet::{DROP, Hook, PASS, Parsed, Skb, Verdict, Work, begin, parse};
+use crate::packet::{DROP, Hook, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse};
 use crate::report::drop;
 use crate::{ingress, maps};
 
@@ -36,6 +36,10 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
             work.pod_netns = pod.netnsid;
         }
         _ => return drop(skb, work, DropReason::SourceCheck),
+    }
+    // 127/8 is a host's own: a frame with such a destination must not reach what listens for the host alone.
+    if is_loopback(&work.key.dst) {
+        return drop(skb, work, DropReason::SourceCheck);
     }
     if pkt_type != 0 {
         return PASS;

@@ -4,7 +4,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keelson_abi::{DropReason, NodeConfig};
 
-use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, parse};
+use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse};
 use crate::report::drop;
 use crate::{ingress, maps};
 
@@ -27,7 +27,8 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
         Parsed::Yes => {}
     }
     // A redirect passes by rp_filter: nobody outside has a local pod's address.
-    if maps::endpoint(&work.key.src).is_some() {
+    // And 127/8 is a host's own: the stack's check for it comes after this program.
+    if maps::endpoint(&work.key.src).is_some() || is_loopback(&work.key.src) || is_loopback(&work.key.dst) {
         return drop(skb, work, DropReason::SourceCheck);
     }
     ingress::carry(skb, work, node, Hook::UplinkIngress)

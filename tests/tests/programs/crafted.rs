@@ -257,6 +257,24 @@ fn processes_of_the_host_are_translated_at_keelson1() {
 }
 
 #[test]
+fn nobody_but_the_host_reaches_its_loopback_addresses() {
+    let t = Topology::new();
+    t.service(&[(NODE, 30080, TCP)], &[To::Pod(P2, 8080)]);
+    let lo = Ipv4Addr::LOCALHOST;
+    let frames = [
+        (At::Uplink, Packet::tcp((CLIENT, 4000), (lo, 30080), SYN, b"")),
+        (At::Uplink, Packet::tcp((lo, 4000), (NODE, 30080), SYN, b"")),
+        (At::Pod("vp1"), Packet::tcp((P1, 4000), (lo, 30080), SYN, b"")),
+        (At::Pod("vp1"), Packet::tcp((lo, 4000), (NODE, 30080), SYN, b"")),
+    ];
+    for (at, frame) in frames {
+        let before = t.drops(DropReason::SourceCheck);
+        assert_eq!(t.send(at, &frame).0, DROP);
+        assert_eq!(t.drops(DropReason::SourceCheck), before + 1);
+    }
+}
+
+#[test]
 fn refusals_are_built_in_place() {
     let t = Topology::new();
     t.service(&[(VIP, 80, TCP), (VIP, 80, UDP)], &[]);
