@@ -10,6 +10,7 @@
 //! The runtime keeps the state: a worker that starts over finds everything there, and changes only the difference.
 //! What must be known besides (a pod that is over, verdicts of probes) is a small record on disk.
 
+mod acknowledge;
 mod apply;
 mod dispatcher;
 mod doors;

@@ -20,6 +20,7 @@ use tokio::{
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
+    acknowledge::Deletion,
     dispatcher::Shared,
     keep::{self, Keep},
     observe::{Known, Seen},
@@ -33,8 +34,6 @@ use crate::{
     world::{Objects, Revisions},
 };
 
-/// The dataplane is given this long to take a terminating pod out of its Services.
-const ACKNOWLEDGE: Duration = Duration::from_secs(2);
 /// A list that failed is tried again after this; an outage ends with a poke.
 const RETRY: Duration = Duration::from_secs(1);
 /// CRI takes in containerd's exits by itself; until then it shows the container as running.
@@ -68,12 +67,6 @@ struct Ended {
     wait: Duration,
 }
 
-/// When deletion was first seen.
-struct Deletion {
-    revision: u64,
-    since: Instant,
-}
-
 /// A worker's state; the steps are in `apply`.
 pub struct Worker {
     pub(super) shared: Shared,
@@ -97,7 +90,7 @@ pub struct Worker {
     /// After a failure that the plan does not know of.
     pub(super) pause_until: Option<Instant>,
     ended: Option<Ended>,
-    deletion: Option<Deletion>,
+    pub(super) deletion: Option<Deletion>,
     revisions: Revisions,
 }
 
@@ -314,25 +307,6 @@ impl Worker {
         Ok(())
     }
 
-    /// A terminating pod is told to stop only after its traffic has gone elsewhere.
-    fn acknowledge(&mut self, pod: &Pod, revision: u64) {
-        if pod.metadata.deletion_timestamp.is_none() || self.memory.endpoints_acknowledged {
-            return;
-        }
-        let deletion = self.deletion.get_or_insert_with(|| Deletion {
-            revision,
-            since: Instant::now(),
-        });
-        if *self.shared.ctx.world.programmed().borrow() >= deletion.revision {
-            self.memory.endpoints_acknowledged = true;
-        } else if deletion.since.elapsed() >= ACKNOWLEDGE {
-            warn!(
-                "the dataplane has not confirmed that Services no longer use the pod; it is stopped all the same"
-            );
-            self.memory.endpoints_acknowledged = true;
-        }
-    }
-
     fn wake(&self, at: Option<Timestamp>, now: Timestamp) -> Option<Instant> {
         let planned = at.map(|at| {
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
@@ -344,7 +318,7 @@ impl Worker {
             .deletion
             .as_ref()
             .filter(|_| unacknowledged)
-            .map(|deletion| deletion.since + ACKNOWLEDGE);
+            .map(|deletion| deletion.since + deletion.limit);
         planned.into_iter().chain(confirm).min()
     }
 

@@ -60,9 +60,22 @@ async fn it_is_stopped_only_after_its_traffic_has_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dataplane_that_never_answers_delays_the_end_by_two_seconds() {
+async fn while_services_are_not_programmed_the_end_waits_for_as_long_as_the_pod_may_take() {
+    let node = Node::started("unprogrammed");
+    node.acknowledge(false);
+    node.apply(&pod());
+    node.until("ready", Node::ready).await;
+    let start = Instant::now();
+    node.delete(&pod(), Some(7));
+    node.until("stopped", |node| node.fake.count("stop") == 1).await;
+    assert_eq!(start.elapsed().as_secs(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dataplane_that_works_and_does_not_answer_delays_the_end_by_two_seconds() {
     let node = Node::started("silent");
     node.acknowledge(false);
+    node.health.set(crate::health::subsystem::SERVICES, Ok(()));
     node.apply(&pod());
     node.until("ready", Node::ready).await;
     let start = Instant::now();
