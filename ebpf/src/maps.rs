@@ -6,9 +6,11 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use keelson_abi::{
-    Addr, Backend, BackendKey, COUNTERS, Endpoint, FLOW_RING, Flow, FlowKey, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, HostPort, HostPortKey, MAX_BACKENDS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTS,
-    MAX_FRONTENDS, MAX_HOST_PORTS, MAX_PREFIXES, NodeConfig, Prefix, Trace,
+    Addr, Affinity, AffinityKey, BACKEND_BLOCK, Backend, BackendBlock, BackendKey, COUNTERS, Endpoint,
+    FLOW_RING, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPort, HostPortKey,
+    MAX_AFFINITY, MAX_BACKENDS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HOST_PORTS,
+    MAX_MAGLEV, MAX_MEMBERS, MAX_PREFIXES, MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Member, MemberKey,
+    NodeConfig, Prefix, Trace,
 };
 
 use crate::packet::Work;
@@ -27,7 +29,17 @@ static PREFIX: LpmTrie<Addr, Prefix> = LpmTrie::with_max_entries(MAX_PREFIXES, B
 #[map(name = "frontend")]
 static FRONTEND: HashMap<FrontendKey, Frontend> = HashMap::with_max_entries(MAX_FRONTENDS, BPF_F_NO_PREALLOC);
 #[map(name = "backend")]
-static BACKEND: HashMap<BackendKey, Backend> = HashMap::with_max_entries(MAX_BACKENDS, BPF_F_NO_PREALLOC);
+static BACKEND: HashMap<BackendKey, BackendBlock> =
+    HashMap::with_max_entries(MAX_BACKENDS, BPF_F_NO_PREALLOC);
+#[map(name = "member")]
+static MEMBER: HashMap<MemberKey, Member> = HashMap::with_max_entries(MAX_MEMBERS, BPF_F_NO_PREALLOC);
+#[map(name = "maglev")]
+static MAGLEV: HashMap<MaglevKey, MaglevBlock> = HashMap::with_max_entries(MAX_MAGLEV, BPF_F_NO_PREALLOC);
+#[map(name = "source_range")]
+static SOURCE_RANGE: LpmTrie<ServiceSource, u32> =
+    LpmTrie::with_max_entries(MAX_SOURCE_RANGES, BPF_F_NO_PREALLOC);
+#[map(name = "affinity")]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(MAX_AFFINITY, 0);
 // Not LRU: that would evict one half of a pair.
 #[map(name = "flow")]
 pub static FLOW: HashMap<FlowKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
@@ -86,9 +98,47 @@ pub fn frontend(key: &FrontendKey) -> Option<&'static Frontend> {
 
 /// One slot of a revision.
 #[inline(always)]
-pub fn backend(key: &BackendKey) -> Option<&'static Backend> {
+pub fn backend(service: u32, revision: u32, slot: u32) -> Option<&'static Backend> {
+    let key = BackendKey {
+        service,
+        revision,
+        block: slot / BACKEND_BLOCK,
+    };
     // SAFETY: as for `endpoint`.
-    BACKEND.get_ptr(key).map(|entry| unsafe { &*entry })
+    let block = unsafe { &*BACKEND.get_ptr(&key)? };
+    block.slots.get((slot % BACKEND_BLOCK) as usize)
+}
+
+/// The serving endpoint of a Service.
+#[inline(always)]
+pub fn member(key: &MemberKey) -> Option<&'static Member> {
+    // SAFETY: as for `endpoint`.
+    MEMBER.get_ptr(key).map(|entry| unsafe { &*entry })
+}
+
+/// One block of a Maglev table.
+#[inline(always)]
+pub fn maglev(key: &MaglevKey) -> Option<&'static MaglevBlock> {
+    // SAFETY: as for `endpoint`.
+    MAGLEV.get_ptr(key).map(|entry| unsafe { &*entry })
+}
+
+/// What the `source_range` trie is asked: its key without the length.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ServiceSource {
+    service_be: u32,
+    addr: Addr,
+}
+
+/// Whether the Service lets this source in.
+#[inline(always)]
+pub fn in_source_ranges(service: u32, source: &Addr) -> bool {
+    let asked = ServiceSource {
+        service_be: service.to_be(),
+        addr: *source,
+    };
+    SOURCE_RANGE.get(Key::new(160, asked)).is_some()
 }
 
 /// The pod behind a port of the host.

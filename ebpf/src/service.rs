@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use keelson_abi::{
-    Addr, BACKEND_NODE, BackendKey, FRONTEND_DROP, FlowKey, Frontend, FrontendKey, HostPortKey, NodeConfig,
+    Addr, BACKEND_NODE, FRONTEND_DROP, FlowKey, Frontend, FrontendKey, HostPortKey, NodeConfig,
     PREFIX_NODE_ADDRESS, PREFIX_SERVICES,
 };
 
@@ -95,12 +95,7 @@ fn choose(work: &mut Work, frontend: &Frontend, open: bool) -> Asked {
     let slot = unsafe { bpf_get_prandom_u32() }
         .checked_rem(frontend.count)
         .unwrap_or(0);
-    let key = BackendKey {
-        service: frontend.service,
-        revision: frontend.revision,
-        slot,
-    };
-    let Some(backend) = maps::backend(&key) else {
+    let Some(backend) = maps::backend(frontend.service, frontend.revision, slot) else {
         // The set was exchanged between the two lookups; the client asks again.
         return Asked::Silent;
     };

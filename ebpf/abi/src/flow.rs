@@ -87,6 +87,10 @@ pub const FLOW_BY_LO: u32 = 1 << 8;
 /// The answer of this flow is, after its translation, the answer of another flow (a pod's Service flow to an
 /// endpoint outside, whose source was translated on the way out).
 pub const FLOW_CHAINED: u32 = 1 << 9;
+/// The Service's serving endpoints are in the `member` map: a flow of an older generation goes on while its endpoint serves.
+pub const FLOW_MEMBERS: u32 = 1 << 10;
+/// Ended when its endpoint is gone: see [`crate::FRONTEND_RESET_GONE`].
+pub const FLOW_RESET_GONE: u32 = 1 << 11;
 /// Where the client's packets are translated: one of `FLOW_CLIENT_*`.
 pub const FLOW_CLIENT: u32 = 7 << 12;
 /// A local pod: pod block, ingress.

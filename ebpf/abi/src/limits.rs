@@ -3,7 +3,7 @@
 /// Version of the layouts that the plugin depends on: `endpoint`, `hostport`, `node`, block numbers, pin paths.
 pub const ATTACH_CONTRACT: u32 = 1;
 /// Version of all layouts together: a generation with another version is not reused.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// tc block that every pod link's ingress (packets from the pod) is bound to.
 pub const BLOCK_INGRESS: u32 = 0x6b65_0001;
@@ -24,10 +24,20 @@ pub const FLOW_RING_STEP: u32 = 4;
 pub const FLOW_RING_SCAN: u32 = 48;
 /// Ports tried per translated source.
 pub const SNAT_TRIES: u32 = 32;
-/// Frontends.
-pub const MAX_FRONTENDS: u32 = 65_536;
-/// Backend slots.
-pub const MAX_BACKENDS: u32 = 262_144;
+/// Frontends; the map grows with use.
+pub const MAX_FRONTENDS: u32 = 16_384;
+/// Blocks of backend slots; the map grows with use.
+pub const MAX_BACKENDS: u32 = 16_384;
+/// Serving endpoints of Services that need them one by one; the map grows with use.
+pub const MAX_MEMBERS: u32 = 16_384;
+/// Blocks of Maglev tables; the map grows with use.
+pub const MAX_MAGLEV: u32 = 16_384;
+/// Clients with session affinity; the least recent make room.
+pub const MAX_AFFINITY: u32 = 16_384;
+/// Source ranges of Services; the map grows with use.
+pub const MAX_SOURCE_RANGES: u32 = 65_536;
+/// Entries of a Maglev table: prime, and the same on every node.
+pub const MAGLEV_SIZE: u32 = 16_381;
 /// Prefixes.
 pub const MAX_PREFIXES: u32 = 4096;
 /// Fragmented datagrams in flight.
@@ -52,6 +62,10 @@ pub const TIMEOUT_FRAGMENT: u32 = 30;
 pub const GATEWAY_V4: [u8; 4] = [169, 254, 1, 1];
 /// Source of the host's own traffic to a Service whose endpoint is the node.
 pub const HOST_LOOP_V4: [u8; 4] = [169, 254, 1, 2];
+/// The same for IPv6: fe80::1 and fe80::2.
+pub const GATEWAY_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// See [`HOST_LOOP_V4`].
+pub const HOST_LOOP_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 /// First and last port for translated sources.
 pub const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
 

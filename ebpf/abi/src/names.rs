@@ -32,8 +32,16 @@ pub const MAP_NODE: &str = "node";
 pub const MAP_PREFIX: &str = "prefix";
 /// Hash FrontendKey → Frontend.
 pub const MAP_FRONTEND: &str = "frontend";
-/// Hash BackendKey → Backend.
+/// Hash BackendKey → BackendBlock.
 pub const MAP_BACKEND: &str = "backend";
+/// Hash MemberKey → Member.
+pub const MAP_MEMBER: &str = "member";
+/// Hash MaglevKey → MaglevBlock.
+pub const MAP_MAGLEV: &str = "maglev";
+/// LPM SourceRangeKey → u32.
+pub const MAP_SOURCE_RANGE: &str = "source_range";
+/// LRU hash AffinityKey → Affinity. Losing the least recent client costs it another endpoint, no connection.
+pub const MAP_AFFINITY: &str = "affinity";
 /// Hash without preallocation FlowKey → Flow.
 pub const MAP_FLOW: &str = "flow";
 /// Array of FLOW_RING FlowKeys, slot 0 unused.
@@ -50,13 +58,17 @@ pub const MAP_DROP: &str = "drop";
 /// Per-CPU array of one Trace, written by dry runs.
 pub const MAP_TRACE: &str = "trace";
 /// Every map.
-pub const MAPS: [&str; 13] = [
+pub const MAPS: [&str; 17] = [
     MAP_ENDPOINT,
     MAP_HOSTPORT,
     MAP_NODE,
     MAP_PREFIX,
     MAP_FRONTEND,
     MAP_BACKEND,
+    MAP_MEMBER,
+    MAP_MAGLEV,
+    MAP_SOURCE_RANGE,
+    MAP_AFFINITY,
     MAP_FLOW,
     MAP_FLOW_RING,
     MAP_FLOW_CURSOR,

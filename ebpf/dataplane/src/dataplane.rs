@@ -7,8 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 use keelson_abi::{
-    Addr, BLOCK_EGRESS, BLOCK_INGRESS, Backend, BackendKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey,
-    LAYOUT_VERSION, MAP_BACKEND, MAP_ENDPOINT, MAP_FLOW, MAP_FRONTEND, NodeConfig, Trace,
+    Addr, BLOCK_EGRESS, BLOCK_INGRESS, BackendBlock, BackendKey, Endpoint, Flow, FlowKey, Frontend,
+    FrontendKey, LAYOUT_VERSION, MAP_BACKEND, MAP_ENDPOINT, MAP_FLOW, MAP_FRONTEND, NodeConfig, Trace,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -36,7 +36,7 @@ pub struct Dataplane {
     generation: Generation,
     endpoints: Lazy<Addr, Endpoint>,
     frontends: Lazy<FrontendKey, Frontend>,
-    backends: Lazy<BackendKey, Backend>,
+    backends: Lazy<BackendKey, BackendBlock>,
     flows: Lazy<FlowKey, Flow>,
 }
 
@@ -236,17 +236,17 @@ impl Dataplane {
         self.with(&self.frontends, MAP_FRONTEND, |table| table.remove(key))
     }
 
-    /// All backend slots.
-    pub fn backends(&self) -> Result<Vec<(BackendKey, Backend)>> {
+    /// All blocks of backend slots.
+    pub fn backends(&self) -> Result<Vec<(BackendKey, BackendBlock)>> {
         self.with(&self.backends, MAP_BACKEND, |table| table.list())
     }
 
-    /// Write a backend slot.
-    pub fn put_backend(&self, key: &BackendKey, value: &Backend) -> Result<()> {
+    /// Write a block of backend slots.
+    pub fn put_backend(&self, key: &BackendKey, value: &BackendBlock) -> Result<()> {
         self.with(&self.backends, MAP_BACKEND, |table| table.put(key, value))
     }
 
-    /// Remove a backend slot.
+    /// Remove a block of backend slots.
     pub fn remove_backend(&self, key: &BackendKey) -> Result<bool> {
         self.with(&self.backends, MAP_BACKEND, |table| table.remove(key))
     }

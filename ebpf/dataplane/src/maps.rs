@@ -8,9 +8,10 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapInfo, MapType, PerCpuArray},
 };
 use keelson_abi::{
-    Addr, Backend, BackendKey, COUNTERS, Endpoint, Flow, FlowKey, Frontend, FrontendKey, HostPort,
-    HostPortKey, MAP_BACKEND, MAP_COUNTER, MAP_ENDPOINT, MAP_FLOW, MAP_FRONTEND, MAP_HOSTPORT, MAP_NODE,
-    MAP_PREFIX, MAP_TRACE, NodeConfig, Prefix, PrefixKey, Trace,
+    Addr, Affinity, AffinityKey, BackendBlock, BackendKey, COUNTERS, Endpoint, Flow, FlowKey, Frontend,
+    FrontendKey, HostPort, HostPortKey, MAP_AFFINITY, MAP_BACKEND, MAP_COUNTER, MAP_ENDPOINT, MAP_FLOW,
+    MAP_FRONTEND, MAP_HOSTPORT, MAP_MAGLEV, MAP_MEMBER, MAP_NODE, MAP_PREFIX, MAP_SOURCE_RANGE, MAP_TRACE,
+    MaglevBlock, MaglevKey, Member, MemberKey, NodeConfig, Prefix, PrefixKey, SourceRangeKey, Trace,
 };
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// Layouts that a pin must have: map, type, key size, value size.
-const LAYOUTS: [(&str, MapType, usize, usize); 9] = [
+const LAYOUTS: [(&str, MapType, usize, usize); 13] = [
     (
         MAP_ENDPOINT,
         MapType::Hash,
@@ -49,7 +50,26 @@ const LAYOUTS: [(&str, MapType, usize, usize); 9] = [
         MAP_BACKEND,
         MapType::Hash,
         size_of::<BackendKey>(),
-        size_of::<Backend>(),
+        size_of::<BackendBlock>(),
+    ),
+    (
+        MAP_MEMBER,
+        MapType::Hash,
+        size_of::<MemberKey>(),
+        size_of::<Member>(),
+    ),
+    (
+        MAP_MAGLEV,
+        MapType::Hash,
+        size_of::<MaglevKey>(),
+        size_of::<MaglevBlock>(),
+    ),
+    (MAP_SOURCE_RANGE, MapType::LpmTrie, size_of::<SourceRangeKey>(), 4),
+    (
+        MAP_AFFINITY,
+        MapType::LruHash,
+        size_of::<AffinityKey>(),
+        size_of::<Affinity>(),
     ),
     (MAP_FLOW, MapType::Hash, size_of::<FlowKey>(), size_of::<Flow>()),
     (MAP_COUNTER, MapType::PerCpuArray, 4, 8),

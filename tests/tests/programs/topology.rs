@@ -19,8 +19,8 @@ use std::{
 use keelson_dataplane::{
     Dataplane, NodeSettings, Paths,
     abi::{
-        Addr, BACKEND_NODE, Backend, BackendKey, Endpoint, FRONTEND_EXTERNAL, Frontend, FrontendKey,
-        PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_PEER_PODS, PREFIX_SERVICES,
+        Addr, BACKEND_BLOCK, BACKEND_NODE, Backend, BackendBlock, BackendKey, Endpoint, FRONTEND_EXTERNAL,
+        Frontend, FrontendKey, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_PEER_PODS, PREFIX_SERVICES,
     },
 };
 use nix::mount::{MsFlags, mount};
@@ -207,22 +207,25 @@ impl Topology {
     pub fn rewrite_service(&self, service: u32, frontends: &[(Ipv4Addr, u16, u8)], to: &[To], revision: u32) {
         let (frontends, to) = (frontends.to_vec(), to.to_vec());
         self.with(move |dataplane| {
-            for (slot, to) in to.iter().enumerate() {
-                let (address, port, flags) = match *to {
-                    To::Pod(address, port) => (address, port, 0),
-                    To::Node(port) => (NODE, port, BACKEND_NODE),
-                };
+            for (number, chunk) in to.chunks(BACKEND_BLOCK as usize).enumerate() {
+                let mut block = BackendBlock::default();
+                for (slot, to) in block.slots.iter_mut().zip(chunk) {
+                    let (address, port, flags) = match *to {
+                        To::Pod(address, port) => (address, port, 0),
+                        To::Node(port) => (NODE, port, BACKEND_NODE),
+                    };
+                    *slot = Backend {
+                        addr: addr(address),
+                        port_be: port.to_be(),
+                        flags,
+                    };
+                }
                 let key = BackendKey {
                     service,
                     revision,
-                    slot: slot as u32,
+                    block: number as u32,
                 };
-                let backend = Backend {
-                    addr: addr(address),
-                    port_be: port.to_be(),
-                    flags,
-                };
-                dataplane.put_backend(&key, &backend).expect("backend");
+                dataplane.put_backend(&key, &block).expect("backend");
             }
             for (address, port, proto) in frontends {
                 let key = FrontendKey {
@@ -239,7 +242,7 @@ impl Topology {
                     count: to.len() as u32,
                     generation: revision,
                     flags,
-                    affinity_seconds: 0,
+                    ..Frontend::default()
                 };
                 dataplane.put_frontend(&key, &frontend).expect("frontend");
                 if vip {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_abi::{Backend, BackendKey, Frontend, FrontendKey};
+use keelson_abi::{BACKEND_BLOCK, Backend, BackendBlock, BackendKey, Frontend, FrontendKey};
 
 use super::desired::{Desired, Group};
 
@@ -20,7 +20,7 @@ pub struct Observed {
     /// The `frontend` map.
     pub frontends: BTreeMap<FrontendKey, Frontend>,
     /// The `backend` map.
-    pub backends: BTreeMap<BackendKey, Backend>,
+    pub backends: BTreeMap<BackendKey, BackendBlock>,
 }
 
 /// One write.
@@ -29,7 +29,7 @@ pub enum Step {
     /// Delete from `frontend`.
     RemoveFrontend(FrontendKey),
     /// Write to `backend`.
-    PutBackend(BackendKey, Backend),
+    PutBackend(BackendKey, BackendBlock),
     /// Write to `frontend`.
     PutFrontend(FrontendKey, Frontend),
     /// Delete from `backend`.
@@ -126,10 +126,10 @@ impl Planner<'_> {
         };
         self.claimed.insert(base.service);
         let count = base.count;
-        live.extend((0..count).map(|slot| BackendKey {
+        live.extend((0..count.div_ceil(BACKEND_BLOCK)).map(|block| BackendKey {
             service: base.service,
             revision: base.revision,
-            slot,
+            block,
         }));
         for (key, flags) in &group.frontends {
             wanted.insert(
@@ -165,20 +165,18 @@ impl Planner<'_> {
             count,
             ..
         } = frontend;
-        let first = BackendKey {
+        let key = |block| BackendKey {
             service,
             revision,
-            slot: 0,
+            block,
         };
-        let end = BackendKey {
-            service,
-            revision,
-            slot: count,
-        };
-        self.observed
+        let blocks = self
+            .observed
             .backends
-            .range(first..end)
-            .map(|(_, backend)| *backend)
+            .range(key(0)..key(count.div_ceil(BACKEND_BLOCK)));
+        blocks
+            .flat_map(|(_, block)| block.slots)
+            .take(count as usize)
             .collect()
     }
 
@@ -196,14 +194,16 @@ impl Planner<'_> {
         let lost = old.iter().any(|backend| !slots.contains(backend))
             // A slot that cannot be read back means a write that was cut off: assume the worst.
             || current.is_some_and(|frontend| frontend.count as usize != old.len());
-        for (slot, backend) in (0..).zip(slots) {
+        for (number, chunk) in (0..).zip(slots.chunks(BACKEND_BLOCK as usize)) {
             let key = BackendKey {
                 service,
                 revision,
-                slot,
+                block: number,
             };
-            if self.observed.backends.get(&key) != Some(backend) {
-                self.steps.put_backends.push(Step::PutBackend(key, *backend));
+            let mut block = BackendBlock::default();
+            block.slots[..chunk.len()].copy_from_slice(chunk);
+            if self.observed.backends.get(&key) != Some(&block) {
+                self.steps.put_backends.push(Step::PutBackend(key, block));
             }
         }
         let generation = if lost {
@@ -217,8 +217,7 @@ impl Planner<'_> {
             revision,
             count,
             generation,
-            flags: 0,
-            affinity_seconds: 0,
+            ..Frontend::default()
         }
     }
 

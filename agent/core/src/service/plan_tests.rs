@@ -57,16 +57,16 @@ fn desired(groups: Vec<Group>) -> Desired {
 /// What a client of a frontend can be sent to; `None` = no such frontend.
 fn reachable(maps: &Observed, key: &FrontendKey) -> Option<Vec<Option<Backend>>> {
     let frontend = maps.frontends.get(key)?;
-    let slot = |slot| BackendKey {
-        service: frontend.service,
-        revision: frontend.revision,
-        slot,
+    let slot = |slot: u32| {
+        let key = BackendKey {
+            service: frontend.service,
+            revision: frontend.revision,
+            block: slot / BACKEND_BLOCK,
+        };
+        let block = maps.backends.get(&key)?;
+        Some(block.slots[(slot % BACKEND_BLOCK) as usize])
     };
-    Some(
-        (0..frontend.count)
-            .map(|index| maps.backends.get(&slot(index)).copied())
-            .collect(),
-    )
+    Some((0..frontend.count).map(slot).collect())
 }
 
 fn holds(maps: &Observed, desired: &Desired) {
@@ -86,8 +86,16 @@ fn holds(maps: &Observed, desired: &Desired) {
     }
     let keys: usize = desired.groups.iter().map(|group| group.frontends.len()).sum();
     assert_eq!(maps.frontends.len(), keys + desired.guards.len());
-    let slots: usize = desired.groups.iter().map(|group| group.backends.len()).sum();
-    assert_eq!(maps.backends.len(), slots, "no slot is left behind");
+    let block = BACKEND_BLOCK as usize;
+    let blocks = desired
+        .groups
+        .iter()
+        .map(|group| group.backends.len().div_ceil(block));
+    assert_eq!(
+        maps.backends.len(),
+        blocks.sum::<usize>(),
+        "no slot is left behind"
+    );
 }
 
 #[test]
