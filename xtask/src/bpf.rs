@@ -1,7 +1,11 @@
 //! Builds the kernel programs. They need a compiler that builds `core` from source: rustup's nightly where the machine has it, else
 //! Debian's `rustc-web` told to accept what nightly accepts.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -23,12 +27,15 @@ pub fn missing() -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Where user space looks for the object.
-pub fn object() -> PathBuf {
-    run::workspace().join("target/bpf/keelson-ebpf")
+/// The dataplane's programs, and those the benchmarks hold them against.
+const OBJECTS: [&str; 2] = ["keelson-ebpf", "keelson-floor"];
+
+/// Where user space looks for an object.
+fn place(object: &str) -> PathBuf {
+    run::workspace().join("target/bpf").join(object)
 }
 
-/// Build, and put the object in its place if it changed.
+/// Build, and put the objects in their places if they changed.
 pub fn build() -> Result<()> {
     let folder = run::workspace().join("target/bpf-build");
     let mut cargo = command()?;
@@ -43,15 +50,19 @@ pub fn build() -> Result<()> {
         MACHINE,
     ]);
     run::run(cargo.arg("--target-dir").arg(&folder)).context("building the kernel programs")?;
-    let built = folder.join(MACHINE).join("release/keelson-ebpf");
-    let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-    let place = object();
+    OBJECTS
+        .into_iter()
+        .try_for_each(|object| install(&folder.join(MACHINE).join("release").join(object), &place(object)))
+}
+
+fn install(built: &Path, place: &Path) -> Result<()> {
+    let bytes = fs::read(built).with_context(|| format!("reading {}", built.display()))?;
     // Untouched if the same: everything that embeds it would be built anew.
-    if fs::read(&place).is_ok_and(|old| old == bytes) {
+    if fs::read(place).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
     fs::create_dir_all(place.parent().context("the object has a folder")?)?;
-    fs::write(&place, bytes).with_context(|| format!("writing {}", place.display()))
+    fs::write(place, bytes).with_context(|| format!("writing {}", place.display()))
 }
 
 /// cargo, set up for the kernel's machine.

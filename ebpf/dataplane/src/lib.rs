@@ -33,4 +33,4 @@ pub use error::{Error, Result};
 pub use keelson_abi as abi;
 pub use node::{NodeSettings, Uplink};
 pub use paths::{Generation, Paths};
-pub use test_run::{TestContext, TestOutput};
+pub use test_run::{TestContext, TestOutput, run_program};

@@ -155,6 +155,8 @@ pub struct RawTestRun {
     pub packet: Vec<u8>,
     /// `struct __sk_buff` afterwards, as words.
     pub context: [u32; 48],
+    /// How long the program ran, as the kernel measured it.
+    pub nanoseconds: u32,
 }
 
 /// Run a program once on a packet, with a `struct __sk_buff` given as words.
@@ -177,6 +179,7 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: [u32; 48]) -> i
     output.truncate(attr.read(12) as usize);
     Ok(RawTestRun {
         code: attr.read(4),
+        nanoseconds: attr.read(36),
         packet: output,
         context: after,
     })

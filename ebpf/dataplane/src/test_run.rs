@@ -1,6 +1,6 @@
 //! Run a loaded program on a packet of one's own: the rung between a table and real traffic, and the base of dry runs.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::{
     attach,
@@ -34,6 +34,8 @@ pub struct TestOutput {
     pub packet: Vec<u8>,
     /// `skb->mark` afterwards.
     pub mark: u32,
+    /// How long the program ran, as the kernel measured it.
+    pub nanoseconds: u32,
 }
 
 /// Run one program once.
@@ -44,12 +46,22 @@ pub fn run(
     context: TestContext,
 ) -> Result<TestOutput> {
     let fd = attach::program(generation, program)?;
+    run_program(fd.as_fd(), packet, context).map_err(Error::on("test run of", program))
+}
+
+/// Run a program by its descriptor, whoever loaded it.
+pub fn run_program(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: TestContext,
+) -> std::io::Result<TestOutput> {
     let mut words = [0; 48];
     words[MARK] = context.mark;
     words[INGRESS_IFINDEX] = context.ingress_ifindex;
     words[IFINDEX] = context.ifindex;
-    let raw = sys::test_run(fd.as_fd(), packet, words).map_err(Error::on("test run of", program))?;
+    let raw = sys::test_run(program, packet, words)?;
     Ok(TestOutput {
+        nanoseconds: raw.nanoseconds,
         code: raw.code,
         packet: raw.packet,
         mark: raw.context[MARK],

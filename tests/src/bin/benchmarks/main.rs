@@ -6,15 +6,19 @@
 //! | `pods` | `pod_start_over_cri_ms`, `burst30_over_cri_ratio` |
 //! | `plugin` | `cni_add_ms`, `cni_check_ms` |
 //! | `traffic` | `rr_clusterip_over_direct_ratio` |
+//! | `programs` | `prog_new_flow_over_floor_ratio`, `prog_established_over_floor_ratio` |
 //! | `footprint` | `agent_rss_30pods_mb`, `agent_idle_cpu_pct` |
+//! | `lab` | a node without a runtime: the dataplane alone |
 //! | `rounds` | how often, how long, and when the machine is calm enough |
 //! | `machine` | what all of it ran on |
 //! | `report` | targets, the table, `target/bench/latest.json` |
 
 mod footprint;
+mod lab;
 mod machine;
 mod plugin;
 mod pods;
+mod programs;
 mod report;
 mod rounds;
 mod traffic;
@@ -36,7 +40,11 @@ struct Group {
     measure: fn() -> Result<Vec<Measured>>,
 }
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
+    Group {
+        figures: &programs::FIGURES,
+        measure: programs::measure,
+    },
     Group {
         figures: &plugin::FIGURES,
         measure: plugin::measure,

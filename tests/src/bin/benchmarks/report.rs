@@ -24,7 +24,7 @@ pub struct Target {
 }
 
 /// All of them, in the order of the table.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     at_most(
         "pod_start_over_cri_ms",
         25.0,
@@ -47,6 +47,16 @@ pub const TARGETS: [Target; 7] = [
         "agent_rss_30pods_mb",
         40.0,
         "≤ 40 MB with 30 pods, each probed every 10 s",
+    ),
+    at_most(
+        "prog_new_flow_over_floor_ratio",
+        1.5,
+        "≤ 1.5: a first packet, over the same operations alone",
+    ),
+    at_most(
+        "prog_established_over_floor_ratio",
+        1.3,
+        "≤ 1.3: a packet of a flow, likewise",
     ),
     at_most("agent_idle_cpu_pct", 1.0, "≤ 1 % of a core, the same pods"),
 ];
