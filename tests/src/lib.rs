@@ -10,6 +10,7 @@
 //! | `sockets` | TCP, UDP and refusals, asked once |
 //! | `http`, `load` | a client that asks once, and one that never stops asking |
 //! | `packet` | packets by hand, for programs that are run on one |
+//! | `oracle` | what kube-proxy would do with a packet: a model to hold against what this project does |
 //! | `binaries` | the programs under test |
 
 pub mod binaries;
@@ -19,6 +20,7 @@ pub mod http;
 pub mod load;
 pub mod namespace;
 pub mod node;
+pub mod oracle;
 pub mod packet;
 pub mod sockets;
 pub mod wait;
