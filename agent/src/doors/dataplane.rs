@@ -4,7 +4,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use keelson_core::service::plan::{Observed, Step};
+use keelson_core::service::{
+    health::HealthChecks,
+    plan::{Observed, Step},
+};
 use keelson_dataplane::Dataplane;
 use tokio::sync::watch;
 
@@ -44,6 +47,7 @@ const UDP: u8 = 17;
 pub struct NetworkState {
     maps: watch::Sender<Published>,
     addresses: watch::Sender<Vec<IpAddr>>,
+    health_checks: watch::Sender<Arc<HealthChecks>>,
 }
 
 /// The door, once the programs are loaded.
@@ -65,6 +69,7 @@ impl Default for NetworkState {
         Self {
             maps: watch::Sender::new(Published::default()),
             addresses: watch::Sender::new(Vec::new()),
+            health_checks: watch::Sender::default(),
         }
     }
 }
@@ -92,5 +97,21 @@ impl NetworkState {
     /// Watch the addresses.
     pub fn addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
         self.addresses.subscribe()
+    }
+
+    /// What the `healthCheckNodePort` servers are to answer, told by the service loop.
+    pub fn publish_health_checks(&self, checks: HealthChecks) {
+        self.health_checks.send_if_modified(|current| {
+            let changed = **current != checks;
+            if changed {
+                *current = Arc::new(checks);
+            }
+            changed
+        });
+    }
+
+    /// Watch what the `healthCheckNodePort` servers are to answer.
+    pub fn health_checks(&self) -> watch::Receiver<Arc<HealthChecks>> {
+        self.health_checks.subscribe()
     }
 }
