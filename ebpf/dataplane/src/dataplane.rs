@@ -226,6 +226,11 @@ impl Dataplane {
         self.with(&self.frontends, MAP_FRONTEND, |table| table.list())
     }
 
+    /// A frontend.
+    pub fn frontend(&self, key: &FrontendKey) -> Result<Option<Frontend>> {
+        self.with(&self.frontends, MAP_FRONTEND, |table| table.get(key))
+    }
+
     /// Write a frontend.
     pub fn put_frontend(&self, key: &FrontendKey, value: &Frontend) -> Result<()> {
         self.with(&self.frontends, MAP_FRONTEND, |table| table.put(key, value))
@@ -239,6 +244,11 @@ impl Dataplane {
     /// All blocks of backend slots.
     pub fn backends(&self) -> Result<Vec<(BackendKey, BackendBlock)>> {
         self.with(&self.backends, MAP_BACKEND, |table| table.list())
+    }
+
+    /// A block of backend slots.
+    pub fn backend(&self, key: &BackendKey) -> Result<Option<BackendBlock>> {
+        self.with(&self.backends, MAP_BACKEND, |table| table.get(key))
     }
 
     /// Write a block of backend slots.
@@ -270,6 +280,11 @@ impl Dataplane {
             }
             Ok(forgotten)
         })
+    }
+
+    /// Memory of every map in bytes, as the kernel accounts it, by name.
+    pub fn map_memory(&self) -> Result<Vec<(String, u64)>> {
+        maps::memory(&self.generation)
     }
 
     /// Counters, summed over all CPUs, indexed by `COUNTER_*`.

@@ -1,7 +1,7 @@
 //! The maps, typed. Each handle opens the pin of one map and checks its layout first: the loader does not, and a value of
 //! another size would be written over memory that is not ours.
 
-use std::{fs, path::Path};
+use std::{fs, os::fd::AsRawFd, path::Path};
 
 use aya::{
     Pod,
@@ -17,6 +17,7 @@ use keelson_abi::{
 use crate::{
     error::{Error, Result},
     paths::Generation,
+    sys,
 };
 
 /// Layouts that a pin must have: map, type, key size, value size.
@@ -241,6 +242,24 @@ pub fn traces(generation: &Generation) -> Result<Vec<Trace>> {
     let failed = |error| map_error("reading the trace", Path::new(MAP_TRACE), error);
     let map: PerCpuArray<MapData, Trace> = PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(failed)?;
     Ok(map.get(&0, 0).map_err(failed)?.to_vec())
+}
+
+/// Memory of every map in bytes, as the kernel accounts it.
+pub fn memory(generation: &Generation) -> Result<Vec<(String, u64)>> {
+    let names = pinned(generation)?.into_iter();
+    names
+        .map(|name| {
+            let path = generation.map(&name);
+            let map = sys::obj_get(&path).map_err(Error::on("opening", path.display().to_string()))?;
+            let info = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
+            let text = fs::read_to_string(&info).map_err(Error::on("reading", info.clone()))?;
+            let bytes = text
+                .lines()
+                .find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+                .ok_or_else(|| Error::system("reading", info, std::io::ErrorKind::InvalidData.into()))?;
+            Ok((name, bytes))
+        })
+        .collect()
 }
 
 /// Every pin of a generation's maps.

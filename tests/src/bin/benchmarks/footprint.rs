@@ -71,6 +71,11 @@ spec:
 
 /// Memory of a process: the kernel writes kB for 1024 bytes, a MB here is a million.
 fn megabytes(pid: u32, field: &str) -> Result<f64> {
+    Ok(bytes(pid, field)? / 1e6)
+}
+
+/// A field of a process's status that the kernel writes in kB.
+pub fn bytes(pid: u32, field: &str) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let line = text.lines().find(|line| line.starts_with(field));
@@ -78,7 +83,7 @@ fn megabytes(pid: u32, field: &str) -> Result<f64> {
     let kilobytes: f64 = number
         .with_context(|| format!("{path} has no {field}"))?
         .parse()?;
-    Ok(kilobytes * 1024.0 / 1e6)
+    Ok(kilobytes * 1024.0)
 }
 
 /// Processor time of a process, user and system.

@@ -7,6 +7,7 @@
 //! | `plugin` | `cni_add_ms`, `cni_check_ms` |
 //! | `traffic` | `rr_clusterip_over_direct_ratio` |
 //! | `programs` | `prog_new_flow_over_floor_ratio`, `prog_established_over_floor_ratio` |
+//! | `services` | `endpoint_to_map_ms_p50`, `endpoint_to_map_ms_p99`, `cold_sync_50k_s`, `proxy_rss_30k_mib`, `maps_30k_mb`, `maps_10_mb` |
 //! | `footprint` | `agent_rss_30pods_mb`, `agent_idle_cpu_pct` |
 //! | `lab` | a node without a runtime: the dataplane alone |
 //! | `rounds` | how often, how long, and when the machine is calm enough |
@@ -21,6 +22,7 @@ mod pods;
 mod programs;
 mod report;
 mod rounds;
+mod services;
 mod traffic;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
@@ -40,7 +42,11 @@ struct Group {
     measure: fn() -> Result<Vec<Measured>>,
 }
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
+    Group {
+        figures: &services::FIGURES,
+        measure: services::measure,
+    },
     Group {
         figures: &programs::FIGURES,
         measure: programs::measure,
@@ -79,6 +85,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> Result<()> {
+    if let Some((services::CHILD, rest)) = arguments
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    {
+        return services::run_child(rest);
+    }
     let Some(only) = parse(arguments)? else {
         println!("{HELP}\n\nFigures:");
         for target in TARGETS {
