@@ -10,8 +10,10 @@
 //! | `verdict` | what becomes of the first packet of a connection |
 //! | `text` | addresses and networks as people write them |
 //! | `kubernetes` | the same objects as an API server would send them |
+//! | `generate` | clusters and packets at random, which shrink to the smallest that still fails |
 
 mod endpoints;
+pub mod generate;
 pub mod kubernetes;
 mod objects;
 mod text;
