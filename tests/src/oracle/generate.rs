@@ -194,7 +194,7 @@ mod tests {
         check_of_seed(
             "what comes up",
             1,
-            300,
+            500,
             &cluster_and_packets(),
             |(cluster, asks)| {
                 seen.borrow_mut()

@@ -620,6 +620,7 @@ fn node_ports_are_served_on_the_addresses_selected() {
             [true, true],
         ),
         (Networks(vec!["10.0.0.0/8".into()]), [false, false]),
+        (Networks(vec!["fd00::/8".into()]), [true, true]),
     ];
     for (setting, expected) in table {
         let mut cluster = cluster(vec![near()]);
@@ -722,6 +723,28 @@ fn each_family_has_its_own_endpoints() {
         translated(&[NEAR], No)
     );
     assert_eq!(cluster.verdict(&packet(Pod, "fd00:96::11", 80)), Verdict::Drop);
+}
+
+#[test]
+fn a_family_without_a_cluster_address_has_no_other_address() {
+    let mut cluster = cluster(vec![near()]);
+    let mut six = slice("web-6", vec![endpoint("fd00:244::5", "n1")]);
+    six.address_type = "IPv6".into();
+    cluster.slices.push(six);
+    cluster.node.addresses.push(ip("fd00:50::1"));
+    cluster.services[0].external_ips.push("2001:db8::77".into());
+    for (address, port) in [("fd00:50::1", NODE_PORT), ("2001:db8::77", 80)] {
+        let mut asks = packet(Outside, address, port);
+        asks.source.address = ip("2001:db8::7");
+        cluster.services[0].cluster_ips = vec![CLUSTER_IP.into()];
+        assert_eq!(cluster.verdict(&asks), Verdict::Pass, "{address}, single stack");
+        cluster.services[0].cluster_ips.push("fd00:96::10".into());
+        assert_eq!(
+            cluster.verdict(&asks),
+            translated(&["[fd00:244::5]:8080"], Yes),
+            "{address}, dual stack"
+        );
+    }
 }
 
 #[test]

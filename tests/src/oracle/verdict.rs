@@ -125,6 +125,12 @@ impl Cluster {
     /// that open.
     fn asked(&self, packet: &Packet) -> Option<(&Service, &Port, Entry)> {
         let mut services: Vec<&Service> = self.proxied().collect();
+        // kube-proxy's rule: in a family without a cluster address a Service has no other address either.
+        let family = packet.to.is_ipv6();
+        services.retain(|service| {
+            let mut addresses = service.cluster_ips.iter().filter_map(|text| text::address(text));
+            addresses.any(|address| address.is_ipv6() == family)
+        });
         services.sort_by_key(|service| (service.created, &service.namespace, &service.name));
         let ports = services.into_iter().flat_map(|service| {
             let known = service
@@ -168,9 +174,11 @@ impl Cluster {
         let selected = match &self.settings.node_port_addresses {
             NodePortAddresses::All => true,
             NodePortAddresses::Primary => self.primary(address) == Some(address),
+            // A family that the networks do not name is not limited.
             NodePortAddresses::Networks(texts) => {
-                let mut networks = texts.iter().filter_map(|text| text::network(text));
-                networks.any(|network| network.contains(address))
+                let all = texts.iter().filter_map(|text| text::network(text));
+                let own: Vec<Network> = all.filter(|network| network.is_of_family(address)).collect();
+                own.is_empty() || own.iter().any(|network| network.contains(address))
             }
         };
         own.contains(&address) && selected

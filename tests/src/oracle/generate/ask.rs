@@ -133,7 +133,7 @@ impl Ask {
                 own(&service.cluster_ips).unwrap_or_else(|| any(&CLUSTER_IPS)),
                 port.number,
             ),
-            Target::NodePort => (any(&NODE), port.node_port),
+            Target::NodePort => (any(&reachable(service)), port.node_port),
             Target::Loopback => (IpAddr::from([127, 0, 0, 1]), port.node_port),
             Target::LoadBalancer => (own(&balancers).unwrap_or_else(|| any(&EXTERNAL)), port.number),
             Target::ExternalIp => (
@@ -181,6 +181,14 @@ impl Ask {
             address: chosen.copied().unwrap_or(to),
         }
     }
+}
+
+/// The node's addresses in the families that a Service has.
+fn reachable(service: &Service) -> Vec<&'static str> {
+    let has = |six: bool| service.cluster_ips.iter().any(|text| text.contains(':') == six);
+    let own = NODE.iter().copied().filter(|text| has(text.contains(':')));
+    let own: Vec<&str> = own.collect();
+    if own.is_empty() { NODE.to_vec() } else { own }
 }
 
 fn pick<'a, T>(from: &'a [T], index: &Index) -> Option<&'a T> {
