@@ -17,7 +17,16 @@ use crate::{http, namespace::Namespace, wait};
 /// Between two requests: steady, but no flood.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Requests on new connections, one after the other, until stopped.
+/// How requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// A new one each.
+    New,
+    /// One after the other, each for as long as the server keeps it.
+    Kept,
+}
+
+/// Requests one after the other, until stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Report>,
@@ -34,15 +43,25 @@ pub struct Report {
 }
 
 impl Load {
-    /// Begin in a namespace.
+    /// Begin in a namespace, each request on a new connection.
     pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
+        Self::start_with(namespace, address, Connections::New)
+    }
+
+    /// Begin in a namespace.
+    pub fn start_with(namespace: &Namespace, address: SocketAddr, connections: Connections) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let (stopped, counted) = (stop.clone(), answered.clone());
         let thread = namespace.spawn(move || {
             let mut report = Report::default();
+            let mut kept = http::Kept::new(address);
+            let mut ask = || match connections {
+                Connections::New => http::get(address, "/"),
+                Connections::Kept => kept.get("/").map(|status| (status, String::new())),
+            };
             while !stopped.load(Ordering::Relaxed) {
-                match http::get(address, "/") {
+                match ask() {
                     Ok((200, _)) => {
                         report.answered += 1;
                         counted.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! What a client notices of changes: nothing.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use keelson_tests::{
-    load::Load,
+    load::{Connections, Load},
     node::{
         Node,
         objects::{READY, is_ready, name},
@@ -60,46 +60,89 @@ fn wait_version(node: &Node, version: &str) -> Result<()> {
     })
 }
 
-#[test]
-fn a_rolling_update_loses_no_request() -> Result<()> {
+const ROLLING: &str = "{type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}";
+
+/// As [`manifest`], but the server itself takes a second to leave, as one does that drains: it accepts whoever does not know yet.
+fn draining(version: &str) -> String {
+    manifest(version, ROLLING).replace(
+        "        lifecycle: {preStop: {sleep: {seconds: 1}}}",
+        "        args: [\"--drain\", \"1000\"]",
+    )
+}
+
+/// Exchange all pods under load from the client and from the node itself, over new and over kept connections: nothing is lost.
+fn update_under_load(first: &str, second: &str) -> Result<()> {
     let node = Node::new()?;
-    node.write_manifest(
-        "web.yaml",
-        &manifest(
-            "1",
-            "{type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}",
-        ),
-    )?;
+    node.write_manifest("web.yaml", first)?;
     node.wait_ready("web", 2)?;
     let address = node.node_port("web")?;
     node.wait_http(address)?;
-    let load = Load::start(node.client(), address)?;
-    load.wait_for(20)?;
-    node.write_manifest(
-        "web.yaml",
-        &manifest(
-            "2",
-            "{type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}",
+    let inside = node.cluster_address("web")?;
+    let loads = [
+        (
+            "client, new connections",
+            node.client(),
+            address,
+            Connections::New,
         ),
-    )?;
+        (
+            "client, kept connections",
+            node.client(),
+            address,
+            Connections::Kept,
+        ),
+        (
+            "host, new connections",
+            node.namespace(),
+            inside,
+            Connections::New,
+        ),
+        (
+            "host, kept connections",
+            node.namespace(),
+            inside,
+            Connections::Kept,
+        ),
+    ];
+    let mut started = Vec::new();
+    for (name, namespace, address, connections) in loads {
+        started.push((name, Load::start_with(namespace, address, connections)?));
+    }
+    for (_, load) in &started {
+        load.wait_for(20)?;
+    }
+    node.write_manifest("web.yaml", second)?;
     wait_version(&node, "2")?;
-    load.wait_for(20)?;
-    let answered = load.stop_without_loss()?;
-    ensure!(answered >= 40, "only {answered} requests were asked");
+    for (_, load) in &started {
+        load.wait_for(20)?;
+    }
+    for (name, load) in started {
+        let answered = load.stop_without_loss().with_context(|| name.to_owned())?;
+        ensure!(answered >= 40, "{name}: only {answered} requests were asked");
+    }
     node.down()
+}
+
+#[test]
+fn a_rolling_update_loses_no_request_over_new_and_kept_connections() -> Result<()> {
+    update_under_load(&manifest("1", ROLLING), &manifest("2", ROLLING))
+}
+
+#[test]
+fn a_rolling_update_of_servers_that_drain_loses_no_request() -> Result<()> {
+    update_under_load(&draining("1"), &draining("2"))
 }
 
 #[test]
 fn a_rolling_update_loses_no_request_even_if_the_agent_is_killed_in_the_middle() -> Result<()> {
     let mut node = Node::new()?;
-    let strategy = "{type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}";
-    node.write_manifest("web.yaml", &manifest("1", strategy))?;
+    node.write_manifest("web.yaml", &manifest("1", ROLLING))?;
     node.wait_ready("web", 2)?;
     let address = node.node_port("web")?;
     node.wait_http(address)?;
     let load = Load::start(node.client(), address)?;
     load.wait_for(20)?;
-    node.write_manifest("web.yaml", &manifest("2", strategy))?;
+    node.write_manifest("web.yaml", &manifest("2", ROLLING))?;
     node.wait("an old pod to be told to end", READY, |node| {
         let terminating = |pod: &Value| !pod["metadata"]["deletionTimestamp"].is_null();
         Ok(node.list("pods")?.iter().any(terminating).then_some(()))

@@ -8,7 +8,8 @@
 //! | `GET /exit?code=N` | the server ends with that code |
 //! | `GET /env?name=N` | the variable's value, or 404 |
 //!
-//! It ends on SIGTERM: it stops listening, finishes what it has begun, and leaves with code 0.
+//! It ends on SIGTERM: it goes on accepting for as long as `--drain` says, for clients that do not know yet, then stops
+//! listening, finishes what it has begun, and leaves with code 0.
 
 use std::{
     env,
@@ -21,8 +22,8 @@ use std::{
 };
 
 const HELP: &str =
-    "keelson-echo [--http PORT] [--tcp PORT] [--udp PORT] [--address ADDRESS] [--pod NAME] [--unhealthy]
-Defaults: HTTP on 8080, TCP and UDP echo on 7, on all addresses; the name is $POD_NAME or the host's.";
+    "keelson-echo [--http PORT] [--tcp PORT] [--udp PORT] [--address ADDRESS] [--pod NAME] [--unhealthy] [--drain MILLISECONDS]
+Defaults: HTTP on 8080, TCP and UDP echo on 7, on all addresses, no drain; the name is $POD_NAME or the host's.";
 
 /// How often an idle listener looks whether it is to stop.
 const STEP: Duration = Duration::from_millis(10);
@@ -34,6 +35,8 @@ const FAREWELL: Duration = Duration::from_secs(25);
 static STOPPING: AtomicBool = AtomicBool::new(false);
 static HEALTHY: AtomicBool = AtomicBool::new(true);
 static REQUESTS: AtomicUsize = AtomicUsize::new(0);
+/// Milliseconds to go on accepting after SIGTERM.
+static DRAIN: AtomicUsize = AtomicUsize::new(0);
 
 struct Options {
     address: String,
@@ -80,6 +83,12 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--udp" => options.udp = port()?,
             "--address" => options.address = value,
             "--pod" => options.pod = value,
+            "--drain" => {
+                let drain = value
+                    .parse()
+                    .map_err(|error| format!("{flag} {value}: {error}"))?;
+                DRAIN.store(drain, Ordering::Relaxed);
+            }
             _ => return Err(format!("unknown option {flag}")),
         }
     }
@@ -152,6 +161,7 @@ fn accept(
     listener: &TcpListener,
     handle: impl Fn(TcpStream, SocketAddr) -> std::io::Result<()> + Clone + Send + 'static,
 ) {
+    let mut drain = Drain::default();
     loop {
         match listener.accept() {
             Ok((stream, client)) => {
@@ -162,13 +172,30 @@ fn accept(
                     }
                 });
             }
-            Err(_) if STOPPING.load(Ordering::Relaxed) => return,
+            Err(_) if drain.is_over() => return,
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(STEP),
             Err(error) => {
                 eprintln!("accept: {error}");
                 thread::sleep(STEP);
             }
         }
+    }
+}
+
+/// The time between SIGTERM and the last client.
+#[derive(Default)]
+struct Drain {
+    until: Option<Instant>,
+}
+
+impl Drain {
+    fn is_over(&mut self) -> bool {
+        if !STOPPING.load(Ordering::Relaxed) {
+            return false;
+        }
+        let length = Duration::from_millis(DRAIN.load(Ordering::Relaxed) as u64);
+        let until = *self.until.get_or_insert_with(|| Instant::now() + length);
+        Instant::now() >= until
     }
 }
 
@@ -196,7 +223,8 @@ fn echo_datagrams(socket: &UdpSocket) {
     if let Err(error) = socket.set_read_timeout(Some(Duration::from_millis(100))) {
         eprintln!("UDP: {error}");
     }
-    while !STOPPING.load(Ordering::Relaxed) {
+    let mut drain = Drain::default();
+    while !drain.is_over() {
         // An ICMP error about an earlier answer concerns one client only.
         if let Ok((length, client)) = socket.recv_from(&mut buffer)
             && let Err(error) = socket.send_to(&buffer[..length], client)
