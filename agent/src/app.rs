@@ -5,9 +5,9 @@
 mod health_endpoint;
 mod systemd;
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -32,19 +32,6 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Each task tells its name when it ends.
 type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
-
-/// Read the configuration; without a file the defaults hold.
-pub fn configuration(file: Option<&Path>) -> anyhow::Result<Config> {
-    let config = match file {
-        Some(file) => Config::read(file)?,
-        None => Config::default(),
-    };
-    let problems = config.problems();
-    if !problems.is_empty() {
-        bail!("configuration: {}", problems.join("; "));
-    }
-    Ok(config)
-}
 
 /// Run until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ mod client;
 pub mod columns;
 mod delete;
 mod describe;
-mod duration;
+pub mod duration;
 mod exec;
 mod files;
 mod get;
@@ -29,7 +29,10 @@ use tokio::runtime::Builder;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use self::args::{Cli, Command, LogFormat, Node, Rollout};
-use crate::app;
+use crate::{
+    app,
+    config::{Config, Flags},
+};
 
 /// Threads of the agent: its work is waiting, and its memory counts.
 const AGENT_THREADS: usize = 4;
@@ -68,7 +71,10 @@ fn node(args: &Node) -> anyhow::Result<()> {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),
     }
-    let config = app::configuration(args.config.as_deref())?;
+    let config = Config::read(args.config.as_deref(), &Flags::default())?;
+    for note in &config.notes {
+        tracing::info!("configuration: {note}");
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = Builder::new_multi_thread()
         .worker_threads(threads.clamp(1, AGENT_THREADS))

@@ -1,39 +1,36 @@
 //! The node's configuration: one YAML file of documents.
 //!
-//! `KeelsonConfiguration` (`keelson.dev/v1`) holds everything; a `KubeletConfiguration`
-//! (`kubelet.config.k8s.io/v1beta1`) beside it is read as well, so that a node's existing file keeps its
-//! meaning (clusterDomain, staticPodPath, podLogsDir, podCIDR, cgroupRoot). A field that is set but not supported is refused by name: a setting that is silently
-//! ignored is a fault found much later. Without a file the defaults of [`Config::default`] hold.
+//! `KeelsonConfiguration` (`keelson.dev/v1`) holds everything; a `KubeletConfiguration` (`kubelet.config.k8s.io/v1beta1`) and a
+//! `KubeProxyConfiguration` (`kubeproxy.config.k8s.io/v1alpha1`) beside it are read as well, so that a node's existing files keep
+//! their meaning. A field that is set but not supported is refused by name; one that has no meaning here is noted. Without a file
+//! the defaults of [`Config::default`] hold.
+
+mod documents;
+mod forms;
+mod kube_proxy;
+mod problems;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use ipnet::Ipv4Net;
-use keelson_core::manifest::document::Document;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use keelson_core::network::node_ports::{self, NodePortAddresses};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use self::documents::Reading;
+pub use self::forms::{LoadBalancing, LocalDetector, PodNetwork};
 use crate::yaml;
 
 /// `apiVersion` of [`Config`].
 pub const API_VERSION: &str = "keelson.dev/v1";
 /// `kind` of [`Config`].
 pub const KIND: &str = "KeelsonConfiguration";
-
-const KUBELET_API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
-const KUBELET_KIND: &str = "KubeletConfiguration";
-
-/// Fields of a `KubeletConfiguration` that are read, and the fields of [`Config`] they set.
-const KUBELET_FIELDS: [(&str, &str); 5] = [
-    ("clusterDomain", "clusterDomain"),
-    ("staticPodPath", "manifests"),
-    ("podLogsDir", "podLogs"),
-    ("podCIDR", "podCIDR"),
-    ("cgroupRoot", "cgroupParent"),
-];
 
 /// What the agent is told by its node's owner. All paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -65,23 +62,72 @@ pub struct Config {
     pub cni_conf_dir: PathBuf,
     /// Where the runtime looks for network plugins. Default `/opt/cni/bin`.
     pub cni_bin_dir: PathBuf,
-    /// Pods' addresses. Default `10.244.0.0/24`.
+    /// Whose pod network the node has. Default `own`; `keelson proxy` takes `other` where nothing is said.
+    pub pod_network: PodNetwork,
+    /// Pods' IPv4 addresses. Default `10.244.0.0/24`.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Ipv4Net,
-    /// Services' cluster addresses. Default `10.96.0.0/16`.
+    /// Pods' networks, an IPv4 one first and at most one IPv6 one. Default: only [`Config::pod_cidr`].
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<IpNet>,
+    /// Services' cluster addresses, IPv4. Default `10.96.0.0/16`.
     #[serde(rename = "serviceCIDR")]
     pub service_cidr: Ipv4Net,
+    /// Services' networks, an IPv4 one first and at most one IPv6 one. Default: only [`Config::service_cidr`].
+    #[serde(rename = "serviceCIDRs")]
+    pub service_cidrs: Vec<IpNet>,
     /// First and last port of NodePort Services, written `"30000-32767"`, which is the default.
-    #[serde(with = "port_range")]
+    #[serde(with = "forms::port_range")]
     pub node_port_range: (u16, u16),
+    /// Which of the node's addresses serve NodePorts: networks, or `primary`. Default none said: all of them.
+    #[serde(with = "forms::texts")]
+    pub node_port_addresses: Vec<NodePortAddresses>,
+    /// Whether processes of the host reach NodePorts at 127.0.0.1, too. Default true.
+    pub localhost_node_ports: bool,
+    /// Whether Services' `externalIPs` are programmed: whoever may write Services then takes any address on this node. Default true.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: bool,
+    /// Whether everything that asks a Service is masqueraded. Default false.
+    pub masquerade_all: bool,
+    /// Which clients are pods of the cluster. Default `nodeCIDR`.
+    pub local_detector: LocalDetector,
+    /// Source ports of what is masqueraded, written `"20000-29999"`, which is the default.
+    #[serde(with = "forms::port_range")]
+    pub snat_ports: (u16, u16),
+    /// How endpoints are chosen. Default `random`.
+    pub load_balancing: LoadBalancing,
+    /// Whether established connections are reset when their endpoint is gone; Services may ask for it one by one. Default false.
+    pub reset_gone_connections: bool,
+    /// Whether processes' sockets are connected to endpoints directly where that is possible. Default true.
+    pub socket_hooks: bool,
+    /// Services are programmed at the latest after this long; one that waits twice as long makes the proxy unhealthy. Default `30s`.
+    #[serde(with = "forms::span")]
+    pub sync_period: Duration,
     /// The node's own address. Default unset: that of the device of the default route.
     pub node_address: Option<IpAddr>,
     /// Devices that carry no pod or Service traffic although they have an address. Default none.
     pub excluded_interfaces: Vec<String>,
+    /// Where another plugin makes the pods' links: the devices that lead to pods. Default none said: all whose other end is in
+    /// another network namespace.
+    pub pod_interfaces: Vec<String>,
     /// Domain of Services' names. Default `cluster.local`.
     pub cluster_domain: String,
-    /// Where `/healthz` answers. Default `127.0.0.1:10248`.
+    /// Where kubelet's `/healthz` answers. Default `127.0.0.1:10248`.
     pub health_address: SocketAddr,
+    /// Where the service proxy's `/healthz`, `/livez` and `/proxyMode` answer; `""` = nowhere. Default `0.0.0.0:10256`.
+    #[serde(with = "forms::listen")]
+    pub healthz_address: Option<SocketAddr>,
+    /// Where `/metrics` answers; `""` = nowhere. Default `127.0.0.1:10249`.
+    #[serde(with = "forms::listen")]
+    pub metrics_address: Option<SocketAddr>,
+    /// The agent's own score for the kernel's choice of whom to kill when memory runs out. Default unset: as it was started.
+    pub oom_score_adj: Option<i32>,
+    /// What the file says that has no meaning here.
+    #[serde(skip)]
+    pub notes: Vec<String>,
+    /// Whether a pod network was said, and is not only the default.
+    #[serde(skip)]
+    pub pod_cidr_given: bool,
 }
 
 impl Default for Config {
@@ -100,15 +146,45 @@ impl Default for Config {
             containerd: "/run/containerd/containerd.sock".into(),
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dir: "/opt/cni/bin".into(),
+            pod_network: PodNetwork::Own,
             pod_cidr: Ipv4Net::new_assert([10, 244, 0, 0].into(), 24),
+            pod_cidrs: Vec::new(),
             service_cidr: Ipv4Net::new_assert([10, 96, 0, 0].into(), 16),
+            service_cidrs: Vec::new(),
             node_port_range: (30000, 32767),
+            node_port_addresses: Vec::new(),
+            localhost_node_ports: true,
+            external_ips: true,
+            masquerade_all: false,
+            local_detector: LocalDetector::NodeCidr,
+            snat_ports: keelson_dataplane::abi::SNAT_PORTS,
+            load_balancing: LoadBalancing::Random,
+            reset_gone_connections: false,
+            socket_hooks: true,
+            sync_period: Duration::from_secs(30),
             node_address: None,
             excluded_interfaces: Vec::new(),
+            pod_interfaces: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             health_address: SocketAddr::from(([127, 0, 0, 1], 10248)),
+            healthz_address: Some(SocketAddr::from(([0, 0, 0, 0], 10256))),
+            metrics_address: Some(SocketAddr::from(([127, 0, 0, 1], 10249))),
+            oom_score_adj: None,
+            notes: Vec::new(),
+            pod_cidr_given: false,
         }
     }
+}
+
+/// What the command line says of the configuration: it wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// Fields of a `KubeProxyConfiguration`.
+    pub kube_proxy: Map<String, Value>,
+    /// Fields of [`Config`].
+    pub ours: Map<String, Value>,
+    /// Fields of [`Config`] for which another default holds.
+    pub defaults: Map<String, Value>,
 }
 
 /// Why a configuration was refused.
@@ -133,29 +209,48 @@ pub enum Error {
 }
 
 impl Config {
-    /// Read a configuration file.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    /// Read a configuration file; without one the defaults and the flags hold.
+    pub fn read(path: Option<&Path>, flags: &Flags) -> Result<Self, Error> {
+        let Some(path) = path else {
+            return Self::parse("", "(none)", flags);
+        };
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, &path.display().to_string())
+        Self::parse(&text, &path.display().to_string(), flags)
     }
 
     /// Understand the text of a configuration file called `file`.
-    pub fn parse(text: &str, file: &str) -> Result<Self, Error> {
-        let mut problems = Vec::new();
-        let mut fields = Map::new();
-        let mut kinds = BTreeSet::new();
+    pub fn parse(text: &str, file: &str, flags: &Flags) -> Result<Self, Error> {
+        let mut reading = Reading::default();
         for document in yaml::documents(text, yaml::Format::Yaml) {
             match document {
-                Ok(document) => read_document(&document, &mut fields, &mut kinds, &mut problems),
-                Err(error) => problems.push(error.to_string()),
+                Ok(document) => reading.document(&document),
+                Err(error) => reading.problems.push(error.to_string()),
             }
         }
+        reading.flags(flags);
+        let Reading {
+            mut fields,
+            defaults,
+            notes,
+            mut problems,
+            ..
+        } = reading;
+        let pod_cidr_given = fields.contains_key("podCIDR") || fields.contains_key("podCIDRs");
+        for (name, value) in defaults.into_iter().chain(flags.defaults.clone()) {
+            fields.entry(name).or_insert(value);
+        }
+        first_families(&mut fields);
         // Every field was tried by itself, so together they can only fail where one of them did.
         match serde_json::from_value::<Self>(Value::Object(fields)) {
             Ok(config) if problems.is_empty() => {
+                let config = Self {
+                    notes,
+                    pod_cidr_given,
+                    ..config
+                };
                 problems = config.problems();
                 if problems.is_empty() {
                     return Ok(config);
@@ -175,174 +270,67 @@ impl Config {
         self.run.join("keelson.sock")
     }
 
-    /// What contradicts itself or cannot work; empty = fine.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if !is_dns_name(&self.node_name) {
-            problems.push(format!(
-                "nodeName: {:?} is not a DNS name (lower case letters, digits, '-' and '.')",
-                self.node_name
-            ));
-        }
-        if !is_dns_name(&self.cluster_domain) {
-            problems.push(format!(
-                "clusterDomain: {:?} is not a DNS name",
-                self.cluster_domain
-            ));
-        }
-        let overlap =
-            self.pod_cidr.contains(&self.service_cidr) || self.service_cidr.contains(&self.pod_cidr);
-        if overlap {
-            problems.push(format!(
-                "podCIDR {} and serviceCIDR {} overlap: a pod could get a Service's address",
-                self.pod_cidr, self.service_cidr
-            ));
-        }
-        for (field, net) in [("podCIDR", self.pod_cidr), ("serviceCIDR", self.service_cidr)] {
-            if net.addr() != net.network() {
-                problems.push(format!(
-                    "{field}: {net} is not the start of a network; {} is",
-                    net.trunc()
-                ));
-            }
-            if net.prefix_len() > 30 || net.prefix_len() < 8 {
-                problems.push(format!("{field}: {net} must have a prefix length from 8 to 30"));
-            }
-            if let Some(IpAddr::V4(address)) = self.node_address
-                && net.contains(&address)
-            {
-                problems.push(format!("nodeAddress {address} lies within {field} {net}"));
-            }
-        }
-        if !self.cgroup_parent.is_empty() && !self.cgroup_parent.starts_with('/') {
-            problems.push(format!(
-                "cgroupParent: {:?} must start with '/'",
-                self.cgroup_parent
-            ));
-        }
-        for (field, path) in self.paths() {
-            if !path.is_absolute() {
-                problems.push(format!("{field}: {} is not an absolute path", path.display()));
-            }
-        }
-        problems
+    /// Pods' IPv6 network.
+    pub fn pod_cidr_v6(&self) -> Option<Ipv6Net> {
+        second_family(&self.pod_cidrs)
     }
 
-    fn paths(&self) -> [(&'static str, &Path); 11] {
-        [
-            ("root", &self.root),
-            ("run", &self.run),
-            ("manifests", &self.manifests),
-            ("images", &self.images),
-            ("state", &self.state),
-            ("podLogs", &self.pod_logs),
-            ("bpf", &self.bpf),
-            ("cgroup", &self.cgroup),
-            ("containerd", &self.containerd),
-            ("cniConfDir", &self.cni_conf_dir),
-            ("cniBinDir", &self.cni_bin_dir),
-        ]
+    /// Services' IPv6 network.
+    pub fn service_cidr_v6(&self) -> Option<Ipv6Net> {
+        second_family(&self.service_cidrs)
+    }
+
+    /// Networks of this node's pods, as far as they are known: where another plugin makes the pods' links, only what was said.
+    pub fn all_pod_cidrs(&self) -> Vec<IpNet> {
+        if self.pod_network == PodNetwork::Other && !self.pod_cidr_given {
+            return Vec::new();
+        }
+        both_families(self.pod_cidr, self.pod_cidr_v6())
+    }
+
+    /// Networks of Services.
+    pub fn all_service_cidrs(&self) -> Vec<IpNet> {
+        both_families(self.service_cidr, self.service_cidr_v6())
+    }
+
+    /// Networks of pods of all nodes, as far as they are known.
+    pub fn cluster_pod_cidrs(&self) -> &[IpNet] {
+        match &self.local_detector {
+            LocalDetector::ClusterCidr(networks) => networks,
+            LocalDetector::NodeCidr | LocalDetector::InterfacePrefix(_) => &[],
+        }
+    }
+
+    /// Those of the node's `addresses` (best first) that serve NodePorts.
+    pub fn node_port_addresses_of(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        node_ports::select(&self.node_port_addresses, addresses, self.node_address)
     }
 }
 
-/// Take the fields of one document; what cannot be taken is a problem, all are told at once.
-fn read_document(
-    document: &Document,
-    fields: &mut Map<String, Value>,
-    kinds: &mut BTreeSet<&'static str>,
-    problems: &mut Vec<String>,
-) {
-    let at = |path: &str| format!("document {}, line {}: ", document.number, document.line_of(path));
-    let text = |name: &str| {
-        document
-            .value
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
-    let rename: fn(&str) -> Option<&str> = match (text("apiVersion"), text("kind")) {
-        (API_VERSION, KIND) => |name| Some(name),
-        (KUBELET_API_VERSION, KUBELET_KIND) => |name| {
-            KUBELET_FIELDS
-                .iter()
-                .find(|(theirs, _)| *theirs == name)
-                .map(|(_, ours)| *ours)
-        },
-        (version, kind) => {
-            problems.push(format!(
-                "{}kind {kind:?} of apiVersion {version:?} is not read by this version; {KIND} ({API_VERSION}) and \
-                 {KUBELET_KIND} ({KUBELET_API_VERSION}) are",
-                at("kind")
-            ));
-            return;
-        }
-    };
-    let kind = if text("kind") == KIND { KIND } else { KUBELET_KIND };
-    if !kinds.insert(kind) {
-        problems.push(format!("{}a second {kind}; one per file", at("kind")));
-        return;
-    }
-    let Value::Object(known) = serde_json::to_value(Config::default()).unwrap_or_default() else {
-        return;
-    };
-    for (name, value) in document.value.as_object().into_iter().flatten() {
-        if name == "apiVersion" || name == "kind" || value.is_null() {
-            continue;
-        }
-        let Some(ours) = rename(name).filter(|ours| known.contains_key(*ours)) else {
-            problems.push(format!(
-                "{}{name}: field of {kind} that this version does not support",
-                at(name)
-            ));
-            continue;
-        };
-        let one = Map::from_iter([(ours.to_owned(), value.clone())]);
-        if let Err(error) = serde_json::from_value::<Config>(Value::Object(one)) {
-            problems.push(format!("{}{name}: {error}", at(name)));
-        } else if fields.get(ours).is_some_and(|other| other != value) {
-            problems.push(format!(
-                "{}{name}: contradicts {ours} of the other document",
-                at(name)
-            ));
-        } else {
-            fields.insert(ours.to_owned(), value.clone());
+/// The lists of networks hold for the single fields, too.
+fn first_families(fields: &mut Map<String, Value>) {
+    for (single, list) in [("podCIDR", "podCIDRs"), ("serviceCIDR", "serviceCIDRs")] {
+        let networks = fields.get(list).and_then(Value::as_array).into_iter().flatten();
+        let four = networks
+            .filter_map(Value::as_str)
+            .find(|text| text.parse::<Ipv4Net>().is_ok())
+            .map(|text| json!(text));
+        if let (Some(four), None) = (four, fields.get(single)) {
+            fields.insert(single.to_owned(), four);
         }
     }
 }
 
-mod port_range {
-    //! A range of ports, written `first-last`.
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(range: &(u16, u16), serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&format!("{}-{}", range.0, range.1))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(u16, u16), D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let parts = text
-            .split_once('-')
-            .map(|(first, last)| (first.trim().parse(), last.trim().parse()));
-        match parts {
-            Some((Ok(first), Ok(last))) if 0 < first && first <= last => Ok((first, last)),
-            _ => Err(D::Error::custom(format!(
-                "{text:?} is no range of ports such as \"30000-32767\""
-            ))),
-        }
-    }
+fn second_family(networks: &[IpNet]) -> Option<Ipv6Net> {
+    networks.iter().find_map(|net| match net {
+        IpNet::V6(net) => Some(*net),
+        IpNet::V4(_) => None,
+    })
 }
 
-/// Lower case letters, digits, `-` and `.`; each part starts and ends with a letter or digit.
-fn is_dns_name(name: &str) -> bool {
-    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            label.len() <= 63
-                && label.starts_with(word)
-                && label.ends_with(word)
-                && label.chars().all(|c| word(c) || c == '-')
-        })
+fn both_families(four: Ipv4Net, six: Option<Ipv6Net>) -> Vec<IpNet> {
+    let six = six.map(IpNet::V6);
+    [IpNet::V4(four)].into_iter().chain(six).collect()
 }
 
 fn host_name() -> String {
@@ -350,107 +338,6 @@ fn host_name() -> String {
         .ok()
         .and_then(|name| name.into_string().ok())
         .map(|name| name.to_ascii_lowercase())
-        .filter(|name| is_dns_name(name))
+        .filter(|name| problems::is_dns_name(name))
         .unwrap_or_else(|| "localhost".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD: &str = "apiVersion: keelson.dev/v1\nkind: KeelsonConfiguration\n";
-
-    fn problems(text: &str) -> String {
-        Config::parse(text, "node.yaml").expect_err("refused").to_string()
-    }
-
-    #[test]
-    fn an_empty_file_means_the_defaults() {
-        assert_eq!(Config::parse("", "node.yaml").expect("fine"), Config::default());
-        assert_eq!(Config::parse(HEAD, "node.yaml").expect("fine"), Config::default());
-        assert!(Config::default().problems().is_empty());
-    }
-
-    #[test]
-    fn every_field_can_be_set() {
-        let fields = "nodeName: n1\nroot: /a\nrun: /b\nmanifests: /c\nimages: /d\nstate: /e\npodLogs: /f\nbpf: /g\ncgroup: /h\n\
-            cgroupParent: /p\ncontainerd: /i\ncniConfDir: /j\ncniBinDir: /k\npodCIDR: 10.1.0.0/24\nserviceCIDR: 10.2.0.0/16\n\
-            nodePortRange: 31000-31999\nnodeAddress: 192.0.2.1\nexcludedInterfaces: [eth9]\nclusterDomain: example.test\n\
-            healthAddress: 127.0.0.1:9\n";
-        let config = Config::parse(&format!("{HEAD}{fields}"), "node.yaml").expect("fine");
-        assert_eq!(config.node_port_range, (31000, 31999));
-        assert_eq!(config.socket(), PathBuf::from("/b/keelson.sock"));
-        // Every field differs from its default, so none was forgotten in the text above or ignored by the parser.
-        let (set, default) = (
-            serde_json::to_value(&config),
-            serde_json::to_value(Config::default()),
-        );
-        for (name, value) in default.expect("serialises").as_object().expect("map") {
-            assert_ne!(&set.as_ref().expect("serialises")[name], value, "{name}");
-        }
-    }
-
-    #[test]
-    fn unsupported_fields_are_refused_by_name_and_line_all_at_once() {
-        let text = format!(
-            "{HEAD}nodeNam: x\npodCIDR: 10.0.0.0\n---\napiVersion: kubelet.config.k8s.io/v1beta1\n\
-            kind: KubeletConfiguration\nmaxPods: 20\nclusterDomain: a.test\n"
-        );
-        let message = problems(&text);
-        for expected in [
-            "document 1, line 3: nodeNam:",
-            "document 1, line 4: podCIDR:",
-            "document 2, line 8: maxPods: field of KubeletConfiguration",
-        ] {
-            assert!(message.contains(expected), "{expected:?} in {message}");
-        }
-    }
-
-    #[test]
-    fn a_kubelet_configuration_keeps_its_meaning() {
-        let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
-            clusterDomain: a.test\nstaticPodPath: /etc/kubernetes/manifests\npodLogsDir: /logs\n";
-        let config = Config::parse(text, "node.yaml").expect("fine");
-        assert_eq!(config.cluster_domain, "a.test");
-        assert_eq!(config.manifests, PathBuf::from("/etc/kubernetes/manifests"));
-        assert_eq!(config.pod_logs, PathBuf::from("/logs"));
-        let both = format!("{HEAD}clusterDomain: b.test\n---\n{text}");
-        assert!(
-            problems(&both).contains("clusterDomain: contradicts clusterDomain"),
-            "{}",
-            problems(&both)
-        );
-    }
-
-    #[test]
-    fn documents_of_other_kinds_are_refused_by_name() {
-        let text =
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n";
-        assert!(
-            problems(text).contains("\"KubeProxyConfiguration\""),
-            "{}",
-            problems(text)
-        );
-        assert!(problems(&format!("{HEAD}---\n{HEAD}")).contains("a second KeelsonConfiguration"));
-        assert!(problems("a: [").contains("document 1, line 1"));
-    }
-
-    #[test]
-    fn networks_that_overlap_or_are_none_are_refused() {
-        for (fields, expected) in [
-            ("podCIDR: 10.96.7.0/24", "overlap"),
-            ("podCIDR: 10.0.0.0/8", "overlap"),
-            ("podCIDR: 10.244.0.5/24", "10.244.0.0/24 is"),
-            ("podCIDR: 10.244.0.0/31", "prefix length"),
-            ("nodeAddress: 10.96.0.1", "lies within serviceCIDR"),
-            ("nodePortRange: 32000-31000", "range of ports"),
-            ("nodePortRange: 0-5", "range of ports"),
-            ("nodeName: Node_1", "not a DNS name"),
-            ("run: relative", "run: relative is not an absolute path"),
-            ("cgroupParent: x", "must start with '/'"),
-        ] {
-            let message = problems(&format!("{HEAD}{fields}\n"));
-            assert!(message.contains(expected), "{fields}: {message}");
-        }
-    }
 }

@@ -116,6 +116,10 @@ fn node_settings(settings: &Settings) -> NodeSettings {
             .node_port_range
             .map_or(defaults.node_port_range, |PortRange(a, b)| (a, b)),
         snat_pods: settings.snat,
+        snat_ports: settings
+            .snat_ports
+            .map_or(defaults.snat_ports, |PortRange(a, b)| (a, b)),
+        masquerade_all: settings.masquerade_all,
         excluded_interfaces: settings.excluded_interfaces.clone(),
         mtu: settings.mtu,
         node_address: settings.node_address,

@@ -10,13 +10,13 @@ use super::{
     print,
 };
 use crate::{
-    app,
+    config::{Config, Flags},
     control::check::{self, Places},
 };
 
 /// Look at the machine, and ask the agent; false = something essential is missing.
 pub async fn run(socket: &Path, args: &Check) -> anyhow::Result<bool> {
-    let config = app::configuration(args.config.as_deref())?;
+    let config = Config::read(args.config.as_deref(), &Flags::default())?;
     let mut places = Places::of(&config);
     for (given, place) in [
         (&args.containerd, &mut places.containerd),

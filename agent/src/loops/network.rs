@@ -23,12 +23,12 @@ use keelson_cni::{
     store::Deadline,
 };
 use keelson_core::network::{Networks, overlap};
-use keelson_dataplane::{Dataplane, NodeSettings, Paths, Uplink};
+use keelson_dataplane::{Dataplane, NodeSettings, Paths, Uplink, abi::SNAT_PORTS};
 use tokio::{sync::Notify, task, time};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    config::Config,
+    config::{Config, PodNetwork},
     context::Context,
     doors::{
         cri::{Runtime, client::Client},
@@ -130,9 +130,14 @@ fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<(A
     let uplinks = dataplane
         .configure(&settings)
         .context("following the node's devices")?;
+    let (pods, services) = (config.all_pod_cidrs(), config.all_service_cidrs());
     let networks = Networks {
-        pods: config.pod_cidr,
-        services: config.service_cidr,
+        pods: if config.pod_network == PodNetwork::Own {
+            &pods
+        } else {
+            &[]
+        },
+        services: &services,
     };
     let attached = uplinks
         .iter()
@@ -152,6 +157,8 @@ fn settings(config: &Config) -> NodeSettings {
         node_port_range: config.node_port_range,
         excluded_interfaces: config.excluded_interfaces.clone(),
         node_address: config.node_address,
+        snat_ports: config.snat_ports,
+        masquerade_all: config.masquerade_all,
         ..NodeSettings::default()
     }
 }
@@ -166,6 +173,9 @@ fn write_conflist(config: &Config) -> anyhow::Result<()> {
         bpf: config.bpf.clone(),
         excluded_interfaces: config.excluded_interfaces.clone(),
         node_address: config.node_address,
+        snat_ports: (config.snat_ports != SNAT_PORTS)
+            .then_some(PortRange(config.snat_ports.0, config.snat_ports.1)),
+        masquerade_all: config.masquerade_all,
         ..Settings::new(config.pod_cidr)
     };
     let text = settings.conflist(NETWORK)?;

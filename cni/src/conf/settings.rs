@@ -55,6 +55,12 @@ pub struct Settings {
     /// Translate the source of pods that leave for outside.
     #[serde(default = "yes")]
     pub snat: bool,
+    /// First and last port of translated sources, as `20000-29999`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snat_ports: Option<PortRange>,
+    /// Masquerade everything that asks a Service.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub masquerade_all: bool,
     /// The node's address, where it is not that of the default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_address: Option<IpAddr>,
@@ -72,6 +78,10 @@ pub(super) fn default_bpf() -> PathBuf {
 const fn yes() -> bool {
     true
 }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_off(value: &bool) -> bool {
+    !*value
+}
 
 impl Settings {
     /// The defaults around a pod network.
@@ -85,6 +95,8 @@ impl Settings {
             bpf: default_bpf(),
             excluded_interfaces: Vec::new(),
             snat: true,
+            snat_ports: None,
+            masquerade_all: false,
             node_address: None,
             mtu: 0,
         }

@@ -5,7 +5,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use keelson_abi::{GATEWAY_V4, HOST_LOOP_V4, SNAT_PORTS};
+use keelson_abi::{GATEWAY_V4, HOST_LOOP_V4};
 
 use crate::{
     error::{Error, Result},
@@ -75,7 +75,7 @@ pub fn set_sysctls(settings: &NodeSettings, uplinks: &[Uplink]) -> Result<()> {
     for uplink in uplinks {
         sysctl::set_device("ipv4", &uplink.name, "forwarding", "1")?;
     }
-    sysctl::reserve_ports(&[SNAT_PORTS, settings.node_port_range])
+    sysctl::reserve_ports(&[settings.snat_ports, settings.node_port_range])
 }
 
 /// Take the pair away.

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use keelson_abi::{
-    NODE_SNAT_PODS, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_SERVICES, SNAT_PORTS,
+    NODE_MASQUERADE_ALL, NODE_SNAT_PODS, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_SERVICES,
+    SNAT_PORTS,
 };
 
 use crate::netlink::link::Device;
@@ -29,6 +30,10 @@ pub struct NodeSettings {
     pub node_port_range: (u16, u16),
     /// Translate the source of pods that leave for outside.
     pub snat_pods: bool,
+    /// First and last port of translated sources.
+    pub snat_ports: (u16, u16),
+    /// Masquerade everything that asks a Service.
+    pub masquerade_all: bool,
     /// Devices that are never an uplink.
     pub excluded_interfaces: Vec<String>,
     /// MTU of pod links; 0 = that of the device with the default route.
@@ -44,6 +49,8 @@ impl Default for NodeSettings {
             service_cidr: None,
             node_port_range: (30_000, 32_767),
             snat_pods: true,
+            snat_ports: SNAT_PORTS,
+            masquerade_all: false,
             excluded_interfaces: Vec::new(),
             mtu: 0,
             node_address: None,
@@ -160,15 +167,22 @@ pub fn config(
         .map(|ip| IpAddr::V4(ip).into())
         .unwrap_or_default();
     let (nodeport_min, nodeport_max) = settings.node_port_range;
+    let flags = [
+        (settings.snat_pods, NODE_SNAT_PODS),
+        (settings.masquerade_all, NODE_MASQUERADE_ALL),
+    ]
+    .iter()
+    .filter(|(set, _)| *set)
+    .fold(0, |flags, (_, flag)| flags | flag);
     NodeConfig {
         ipv4,
         keelson0_ifindex: index(KEELSON0),
         keelson1_ifindex: index(KEELSON1),
         keelson0_mac: KEELSON0_MAC,
         keelson1_mac: KEELSON1_MAC,
-        snat_port_min: SNAT_PORTS.0,
-        snat_port_max: SNAT_PORTS.1,
-        flags: if settings.snat_pods { NODE_SNAT_PODS } else { 0 },
+        snat_port_min: settings.snat_ports.0,
+        snat_port_max: settings.snat_ports.1,
+        flags,
         nodeport_min,
         nodeport_max,
         ..*previous
