@@ -1,15 +1,17 @@
 //! The way back: what a stub found becomes the answer that the client expects.
 
 use keelson_abi::{
-    DropReason, Endpoint, FLOW_BY_LO, FLOW_CHAINED, FLOW_CLIENT, FLOW_CLIENT_HOST, FLOW_CLIENT_OUTSIDE,
-    FLOW_CLIENT_POD, Flow, NodeConfig,
+    CHOICE_ANSWER, DropReason, Endpoint, FLOW_BY_LO, FLOW_CHAINED, FLOW_CLIENT, FLOW_CLIENT_HOST,
+    FLOW_CLIENT_OUTSIDE, FLOW_CLIENT_POD, FLOW_RESET_GONE, FLOW_RST, Flow, NodeConfig,
 };
 
 use crate::deliver::{self, Fallback, can_redirect};
 use crate::flow;
 use crate::maps;
-use crate::packet::{Hook, KIND_ERROR, Skb, Verdict, Work};
+use crate::packet::{Hook, KIND_ERROR, Skb, TCP, Verdict, Work};
+use crate::refuse;
 use crate::report::drop;
+use crate::service::{self, Current};
 
 /// The entry behind a stub, its key left in `work.entry_key`. A stub that lost its entry is removed.
 #[inline(always)]
@@ -31,9 +33,26 @@ pub fn answer(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, stub: &F
         flow::remove_scratch(work, entry);
         return None;
     }
+    if entry.flags & FLOW_RESET_GONE != 0 && work.key.proto == TCP {
+        let key = work.entry_key;
+        if service::current(work, node, &key, entry, false) == Current::Gone {
+            return Some(gone(skb, work, node, hook, entry));
+        }
+    }
     flow::touch(work, entry, false);
+    work.why.choice = CHOICE_ANSWER;
     work.to = work.entry_key.reverse();
     Some(deliver(skb, work, node, hook, entry))
+}
+
+/// A packet of a connection whose endpoint is gone: whoever sent it is told. The flow stays, closed, until it ages, so that
+/// the other end is told as well.
+#[inline(never)]
+pub fn gone(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, entry: &mut Flow) -> Verdict {
+    if work.dry == 0 && entry.flags & FLOW_RST == 0 {
+        entry.flags |= FLOW_RST;
+    }
+    refuse::refuse(skb, work, node, hook, DropReason::EndpointGone as u32)
 }
 
 /// Sends what `work.to` (and `work.quote_to`) describes to the client of the entry under `work.entry_key`.

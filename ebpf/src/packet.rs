@@ -4,6 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_pull_data};
 use keelson_abi::{Addr, FlowKey, NodeConfig};
 
+use crate::service::Why;
 pub use crate::work::*;
 use crate::{fragment, maps};
 
@@ -149,6 +150,10 @@ pub fn parse(skb: Skb, work: &mut Work, node: &NodeConfig, ours: bool) -> Parsed
     work.pod_epoch = 0;
     work.pod_netns = -1;
     work.reason = 0;
+    if work.dry != 0 {
+        // Of the last packet, which may not have been asked the same.
+        work.why = Why::NONE;
+    }
     ipv4(skb, work)
 }
 

@@ -58,6 +58,14 @@ pub fn trace(work: &Work, verdict: u32, ifindex: u32, drop_reason: u32, result: 
         trace.verdict = verdict;
         trace.ifindex = ifindex;
         trace.service = work.flow.service;
+        trace.frontend = work.why.frontend;
+        trace.revision = work.why.revision;
+        trace.frontend_flags = work.why.flags;
+        trace.first = work.why.first;
+        trace.candidates = work.why.candidates;
+        trace.choice = work.why.choice;
+        trace.masquerade = work.why.masquerade;
+        trace.source = work.why.source;
         trace.drop_reason = drop_reason;
     }
     result

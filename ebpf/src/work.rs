@@ -5,6 +5,7 @@ use keelson_abi::{
 };
 
 use crate::packet::{ACK, ECHO_REQUEST, ICMP, RST, SYN, TCP};
+use crate::service::Why;
 
 /// A tuple with ports (ICMP echo: the identifier).
 pub const KIND_FLOW: u32 = 0;
@@ -62,8 +63,12 @@ pub struct Work {
     pub route_src: u32,
     /// `DropReason` of a step that failed.
     pub reason: u32,
-    /// How the endpoint was chosen: flags of the backend.
+    /// `BACKEND_*` of the endpoint chosen.
     pub backend_flags: u32,
+    /// `FLOW_*` that a flow of the Service asked for has.
+    pub extra_flags: u32,
+    /// Why the endpoint was chosen.
+    pub why: Why,
     /// Epoch of the local pod that sent the packet; 0 = no local pod did.
     pub pod_epoch: u32,
     /// Its namespace's id, -1 unknown.

@@ -9,6 +9,7 @@
 mod addr;
 mod endpoint;
 mod flow;
+mod hash;
 mod limits;
 mod names;
 mod node;
@@ -18,6 +19,7 @@ mod trace;
 pub use addr::*;
 pub use endpoint::*;
 pub use flow::*;
+pub use hash::*;
 pub use limits::*;
 pub use names::*;
 pub use node::*;

@@ -87,15 +87,15 @@ impl Topology {
         (code, Packet::parse(&frame))
     }
 
-    fn drops(&self, reason: DropReason) -> u64 {
+    pub fn drops(&self, reason: DropReason) -> u64 {
         self.counter(COUNTER_DROPS + reason as u32)
     }
 
-    fn flow_count(&self) -> usize {
+    pub fn flow_count(&self) -> usize {
         self.with(|dataplane| dataplane.flows().expect("flows").len())
     }
 
-    fn dry(&self, at: At, packet: &Packet) -> (u32, Trace) {
+    pub fn dry(&self, at: At, packet: &Packet) -> (u32, Trace) {
         let mark = self.with(|dataplane| dataplane.node().expect("node").dry_run_mark);
         assert_ne!(mark, 0);
         // Traces are per CPU.
@@ -192,14 +192,20 @@ fn pods_leave_under_ports_of_the_range_and_echoes_under_identifiers() {
 }
 
 #[test]
-fn a_client_outside_keeps_its_address_unless_it_could_not_be_answered() {
+fn a_client_outside_is_masqueraded_unless_the_endpoint_is_the_node() {
     let t = Topology::new();
     t.service(&[(NODE, 30080, TCP)], &[To::Pod(P2, 8080)]);
     t.service(&[(NODE, 30081, TCP)], &[To::Pod(Q1, 8080)]);
     t.service(&[(NODE, 30082, TCP)], &[To::Node(8080)]);
     let syn = |port| Packet::tcp((CLIENT, 4000), (NODE, port), SYN, b"");
     let (code, out) = t.send(At::Uplink, &syn(30080));
-    assert_eq!((code, out.ends()), (REDIRECT, ((CLIENT, 4000), (P2, 8080))));
+    let ((source, port), to) = out.ends();
+    assert_eq!((code, source, to), (REDIRECT, NODE, (P2, 8080)));
+    let (code, back) = t.send(
+        At::Pod("vp2"),
+        &Packet::tcp((P2, 8080), (NODE, port), SYN | ACK, b""),
+    );
+    assert_eq!((code, back.ends()), (REDIRECT, ((NODE, 30080), (CLIENT, 4000))));
     let (code, out) = t.send(At::Uplink, &syn(30082));
     assert_eq!(
         (code, out.ends(), out.ttl),

@@ -109,10 +109,10 @@ fn a_client_outside_reaches_a_nodeport() {
     let t = Topology::new();
     serve_all(&t);
     for (port, to, seen) in [
-        (30080, To::Pod(P2, 8080), CLIENT),
+        (30080, To::Pod(P2, 8080), NODE),
         (30081, To::Pod(Q1, 8080), NODE),
         (30082, To::Node(8080), CLIENT),
-        (30083, To::Pod(P3, 8080), CLIENT),
+        (30083, To::Pod(P3, 8080), NODE),
     ] {
         t.service(&both(NODE, port), &[to]);
         ask_all(&t.client, (NODE, port), seen);
@@ -124,7 +124,7 @@ fn a_pod_reaches_a_nodeport_and_host_network_endpoints() {
     let t = Topology::new();
     serve_all(&t);
     t.service(&both(NODE, 30080), &[To::Pod(P2, 8080)]);
-    ask_all(&t.p1, (NODE, 30080), P1);
+    ask_all(&t.p1, (NODE, 30080), NODE);
     ask_all(&t.p2, (NODE, 30080), Ipv4Addr::new(169, 254, 1, 1));
     t.service(&both(NODE, 30082), &[To::Node(8080)]);
     ask_all(&t.p1, (NODE, 30082), P1);
@@ -273,10 +273,10 @@ fn with_two_uplinks_each_destination_sees_the_address_of_its_own() {
     ask_all(&t.p1, (CLIENT, 8080), NODE);
     t.service(&both(here, 30080), &[To::Pod(P2, 8080)]);
     t.service(&both(here, 30081), &[To::Pod(Q1, 8080)]);
-    ask_all(&far, (here, 30080), there);
+    ask_all(&far, (here, 30080), NODE);
     // Masqueraded with the address of the uplink that leads to the endpoint.
     ask_all(&far, (here, 30081), NODE);
-    ask_all(&t.p1, (here, 30080), P1);
+    ask_all(&t.p1, (here, 30080), NODE);
     ask_all(&t.node, (here, 30080), here);
 }
 

@@ -3,13 +3,18 @@
 use std::{
     ffi::CString,
     io,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-use keelson_dataplane::Dataplane;
+use keelson_dataplane::{
+    Dataplane,
+    abi::{MAP_SOURCE_RANGE, SourceRangeKey},
+};
 
 const MAP_LOOKUP: libc::c_long = 1;
 const MAP_UPDATE: libc::c_long = 2;
+const MAP_DELETE: libc::c_long = 3;
 const OBJ_GET: libc::c_long = 7;
 
 #[repr(C)]
@@ -61,6 +66,27 @@ pub fn put<K, V>(dataplane: &Dataplane, map: &str, key: &K, value: &V) {
         ..ElementAttr::default()
     };
     bpf(MAP_UPDATE, &mut attr).expect("map update");
+}
+
+/// Removes one element, whether or not it is there.
+pub fn remove<K>(dataplane: &Dataplane, map: &str, key: &K) {
+    let fd = open(dataplane, map);
+    let mut attr = ElementAttr {
+        map: fd.as_raw_fd() as u32,
+        key: std::ptr::from_ref(key) as u64,
+        ..ElementAttr::default()
+    };
+    let _ = bpf(MAP_DELETE, &mut attr);
+}
+
+/// Lets a network ask a Service.
+pub fn put_source_range(dataplane: &Dataplane, service: u32, network: Ipv4Addr, length: u32) {
+    let key = SourceRangeKey {
+        length: 32 + 96 + length,
+        service_be: service.to_be(),
+        addr: IpAddr::V4(network).into(),
+    };
+    put(dataplane, MAP_SOURCE_RANGE, &key, &1_u32);
 }
 
 /// Reads one element. Key and value must have the map's own types.

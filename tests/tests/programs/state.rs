@@ -98,7 +98,7 @@ fn a_shaped_pod_is_reached_through_its_own_queue() {
     }
     assert_eq!(
         ask_tcp(&t.client, (NODE, 30080), 500_000).expect("TCP").ip(),
-        CLIENT
+        NODE
     );
     assert_eq!(
         ask_tcp(&t.p2, (VIP, 80), 500_000).expect("TCP").ip(),

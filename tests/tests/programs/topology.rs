@@ -20,7 +20,8 @@ use keelson_dataplane::{
     Dataplane, NodeSettings, Paths,
     abi::{
         Addr, BACKEND_BLOCK, BACKEND_NODE, Backend, BackendBlock, BackendKey, Endpoint, FRONTEND_EXTERNAL,
-        Frontend, FrontendKey, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_PEER_PODS, PREFIX_SERVICES,
+        FRONTEND_NODE_PORT, Frontend, FrontendKey, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_PEER_PODS,
+        PREFIX_SERVICES,
     },
 };
 use nix::mount::{MsFlags, mount};
@@ -235,7 +236,11 @@ impl Topology {
                     reserved: 0,
                 };
                 let vip = address.octets()[..2] == [10, 96];
-                let flags = if vip { 0 } else { FRONTEND_EXTERNAL };
+                let flags = if vip {
+                    0
+                } else {
+                    FRONTEND_EXTERNAL | FRONTEND_NODE_PORT
+                };
                 let frontend = Frontend {
                     service,
                     revision,

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
     core::v1::{Service, ServicePort},
     discovery::v1::EndpointSlice,
 };
-use keelson_abi::{BACKEND_NODE, Backend, FRONTEND_DROP, FRONTEND_EXTERNAL, FrontendKey};
+use keelson_abi::{BACKEND_NODE, Backend, FRONTEND_DROP, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey};
 
 use super::{
     select::{self, Endpoint, Place},
@@ -187,7 +187,7 @@ fn groups_of_port(
     let node_keys = node_port.into_iter().flat_map(|number| {
         node.addresses
             .iter()
-            .map(move |addr| (frontend(*addr, number), FRONTEND_EXTERNAL))
+            .map(move |addr| (frontend(*addr, number), FRONTEND_EXTERNAL | FRONTEND_NODE_PORT))
     });
     let group = |name: String, keys: Vec<(FrontendKey, u32)>, local: bool| {
         let chosen = if local { &choice.local } else { &choice.cluster };
@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(group.frontends.get(&key([10, 96, 0, 1], 80)), Some(&0));
         assert_eq!(
             group.frontends.get(&key([192, 168, 50, 1], 30080)),
-            Some(&FRONTEND_EXTERNAL)
+            Some(&(FRONTEND_EXTERNAL | FRONTEND_NODE_PORT))
         );
         let ports: Vec<_> = group.backends.iter().map(|backend| backend.port).collect();
         assert_eq!(ports, [8080]);
@@ -448,7 +448,7 @@ mod tests {
         assert!(desired.groups[1].backends.is_empty());
         assert_eq!(
             desired.groups[1].frontends.get(&key([192, 168, 50, 1], 30080)),
-            Some(&(FRONTEND_EXTERNAL | FRONTEND_DROP))
+            Some(&(FRONTEND_EXTERNAL | FRONTEND_NODE_PORT | FRONTEND_DROP))
         );
     }
 
