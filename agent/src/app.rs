@@ -9,6 +9,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use keelson_core::health::Family;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -22,7 +23,7 @@ use crate::{
     context::Context,
     control::{self, socket},
     doors::cri::client::Client,
-    health::Health,
+    health::{Health, ProxyHealth},
     loops,
     world::World,
 };
@@ -84,10 +85,16 @@ fn context(config: Config, shutdown: watch::Receiver<bool>) -> Context {
         },
         ..Node::default()
     };
+    let families: &[Family] = match config.service_cidr_v6() {
+        Some(_) => &[Family::V4, Family::V6],
+        None => &[Family::V4],
+    };
     Context {
+        proxy: Arc::new(ProxyHealth::new(config.sync_period, families)),
         config: Arc::new(config),
         world: World::new(node),
         health: Arc::new(Health::default()),
+        metrics: Arc::default(),
         network: Arc::default(),
         shutdown,
     }

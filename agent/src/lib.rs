@@ -9,5 +9,6 @@ pub mod doors;
 pub mod events;
 pub mod health;
 pub mod loops;
+pub mod metrics;
 pub mod world;
 pub mod yaml;

@@ -66,6 +66,8 @@ impl Bench {
                 serde_json::from_value(json!({ "metadata": { "name": "n1" } })).expect("a node"),
             ),
             health: Arc::default(),
+            proxy: Arc::default(),
+            metrics: Arc::default(),
             network: Arc::default(),
             shutdown,
         };

@@ -56,6 +56,8 @@ impl Bench {
             config: Arc::new(config),
             world: Arc::clone(&self.world),
             health: Arc::default(),
+            proxy: Arc::default(),
+            metrics: Arc::default(),
             network: Arc::default(),
             shutdown,
         };

@@ -62,6 +62,8 @@ impl Bench {
             }),
             world: World::new(Default::default()),
             health: Arc::default(),
+            proxy: Arc::default(),
+            metrics: Arc::default(),
             network: Arc::default(),
             shutdown,
         };

@@ -74,6 +74,8 @@ fn rig() -> Rig {
         config: Arc::new(config),
         world: world.clone(),
         health: Arc::default(),
+        proxy: Arc::default(),
+        metrics: Arc::default(),
         network,
         shutdown,
     };

@@ -60,6 +60,8 @@ impl Bench {
             }),
             world: Arc::clone(&self.world),
             health: Arc::default(),
+            proxy: Arc::default(),
+            metrics: Arc::default(),
             network: Arc::default(),
             shutdown,
         };

@@ -107,6 +107,8 @@ impl Node {
             config: Arc::new(config),
             world: self.world.clone(),
             health: self.health.clone(),
+            proxy: Arc::default(),
+            metrics: Arc::default(),
             network: Arc::default(),
             shutdown: self.shutdown.subscribe(),
         };
