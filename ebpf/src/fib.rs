@@ -6,9 +6,10 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::bpf_fib_lookup;
 use keelson_abi::{Addr, NodeConfig};
 
-use crate::packet::{Skb, Work};
+use crate::packet::{Skb, Work, same_addr};
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const LO: u32 = 1;
 
 /// The route leads to a device.
@@ -23,7 +24,7 @@ const FRAG_NEEDED: i64 = 8;
 #[inline(never)]
 pub fn route(skb: Skb, work: &mut Work, dst: &Addr, iif: u32) -> bool {
     work.oif = 0;
-    work.route_src = 0;
+    work.route_src = Addr([0; 4]);
     let flags = BPF_FIB_LOOKUP_SKIP_NEIGH as u32;
     let mut code = lookup(skb, work, dst, iif, flags | BPF_FIB_LOOKUP_SRC as u32);
     if code < 0 {
@@ -40,7 +41,7 @@ pub fn route(skb: Skb, work: &mut Work, dst: &Addr, iif: u32) -> bool {
 /// As [`route`], of a packet that leaves by `oif`: for its preferred source.
 #[inline(never)]
 pub fn route_out(skb: Skb, work: &mut Work, dst: &Addr, oif: u32) {
-    work.route_src = 0;
+    work.route_src = Addr([0; 4]);
     let flags = (BPF_FIB_LOOKUP_SKIP_NEIGH | BPF_FIB_LOOKUP_OUTPUT | BPF_FIB_LOOKUP_SRC) as u32;
     lookup(skb, work, dst, oif, flags);
 }
@@ -49,9 +50,13 @@ pub fn route_out(skb: Skb, work: &mut Work, dst: &Addr, oif: u32) {
 fn lookup(skb: Skb, work: &mut Work, dst: &Addr, iif: u32, flags: u32) -> i64 {
     // SAFETY: the type is made of integers and unions of integers, for which zero is valid.
     let mut params: Params = unsafe { core::mem::zeroed() };
-    params.family = AF_INET;
+    params.family = if dst.is_v4() { AF_INET } else { AF_INET6 };
     params.ifindex = iif;
-    params.__bindgen_anon_4.ipv4_dst = dst.v4_be();
+    if dst.is_v4() {
+        params.__bindgen_anon_4.ipv4_dst = dst.v4_be();
+    } else {
+        params.__bindgen_anon_4.ipv6_dst = dst.0;
+    }
     // SAFETY: context and parameters are valid, the size is that of the parameters.
     let code = unsafe {
         bpf_fib_lookup(
@@ -64,7 +69,16 @@ fn lookup(skb: Skb, work: &mut Work, dst: &Addr, iif: u32, flags: u32) -> i64 {
     if code == SUCCESS || code == FRAG_NEEDED {
         work.oif = params.ifindex;
         // SAFETY: the lookup of this family wrote this variant (or left the zero).
-        work.route_src = unsafe { params.__bindgen_anon_3.ipv4_src };
+        work.route_src = unsafe {
+            if dst.is_v4() {
+                match params.__bindgen_anon_3.ipv4_src {
+                    0 => Addr([0; 4]),
+                    source => Addr::v4(source),
+                }
+            } else {
+                Addr(params.__bindgen_anon_3.ipv6_src)
+            }
+        };
     }
     code
 }
@@ -72,9 +86,15 @@ fn lookup(skb: Skb, work: &mut Work, dst: &Addr, iif: u32, flags: u32) -> i64 {
 /// The address under which the last [`route`] leaves the node.
 #[inline(always)]
 pub fn source(work: &Work, node: &NodeConfig) -> Addr {
-    if work.route_src != 0 {
-        Addr::v4(work.route_src)
+    if same_addr(&work.route_src, &Addr([0; 4])) {
+        own(node, &work.to.dst)
     } else {
-        node.ipv4
+        work.route_src
     }
+}
+
+/// The node's own address of the family of `other`.
+#[inline(always)]
+pub fn own(node: &NodeConfig, other: &Addr) -> Addr {
+    if other.is_v4() { node.ipv4 } else { node.ipv6 }
 }

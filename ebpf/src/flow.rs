@@ -10,7 +10,7 @@ use keelson_abi::{
 };
 
 use crate::maps::{self, FLOW};
-use crate::packet::{FIN, ICMP, RST, TCP, Work, reverse_into, same};
+use crate::packet::{FIN, RST, TCP, Work, is_icmp, reverse_into, same};
 use crate::report::count;
 use crate::ring::{self, is_closed, is_expired};
 
@@ -211,7 +211,7 @@ unsafe extern "C" fn try_one(step: u32, context: *mut c_void) -> i64 {
         .checked_rem(tries.size)
         .unwrap_or(0);
     work.to.sport_be = ((tries.first + offset) as u16).to_be();
-    if work.key.proto == ICMP {
+    if is_icmp(work.key.proto) {
         work.to.dport_be = work.to.sport_be;
     }
     if claim_one(work) {

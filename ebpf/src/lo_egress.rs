@@ -7,7 +7,9 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keelson_abi::{FLOW_CLIENT_HOST, NodeConfig, TRACE_INJECT};
 
-use crate::packet::{DROP, KIND_ERROR, KIND_OTHER, PASS, Parsed, Skb, Verdict, Work, begin, parse};
+use crate::packet::{
+    DROP, KIND_ERROR, KIND_OTHER, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse,
+};
 use crate::report::trace;
 use crate::rewrite::set_macs;
 use crate::{flow, service};
@@ -44,6 +46,8 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
 fn is_ours(work: &mut Work, node: &NodeConfig) -> bool {
     match work.kind {
         KIND_OTHER => false,
+        // ::1 is the host's own.
+        _ if !work.key.dst.is_v4() && is_loopback(&work.key.dst) => false,
         KIND_ERROR => {
             work.reverse = work.quote.reverse();
             flow::find(&work.reverse).is_some()

@@ -1,12 +1,14 @@
 //! From bytes to tuples: what a packet is, where its parts lie, and which flow it belongs to.
 
+mod headers;
+
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_pull_data};
 use keelson_abi::{Addr, FlowKey, NodeConfig};
 
+use crate::maps;
 use crate::service::Why;
 pub use crate::work::*;
-use crate::{fragment, maps};
 
 /// The packet's context, as every helper takes it.
 pub type Skb = *mut __sk_buff;
@@ -22,6 +24,8 @@ pub const DROP: Verdict = 2;
 pub const ETH: u32 = 14;
 /// `skb->protocol` of IPv4.
 const ETH_P_IP_BE: u32 = 0x0800_u16.to_be() as u32;
+/// `skb->protocol` of IPv6.
+const ETH_P_IPV6_BE: u32 = 0x86dd_u16.to_be() as u32;
 
 /// IPPROTO_ICMP.
 pub const ICMP: u8 = 1;
@@ -29,6 +33,8 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 /// IPPROTO_UDP.
 pub const UDP: u8 = 17;
+/// IPPROTO_ICMPV6.
+pub const ICMPV6: u8 = 58;
 
 /// TCP flags as they stand in the header.
 pub const FIN: u32 = 1;
@@ -64,6 +70,23 @@ pub struct Ipv4 {
     pub dst: u32,
 }
 
+/// The fixed IPv6 header.
+#[repr(C)]
+pub struct Ipv6 {
+    /// Version, traffic class, flow label.
+    pub version_flow: [u8; 4],
+    /// Length without this header.
+    pub length_be: u16,
+    /// What follows.
+    pub next: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source.
+    pub src: [u32; 4],
+    /// Destination.
+    pub dst: [u32; 4],
+}
+
 /// Don't fragment.
 pub const DF_BE: u16 = 0x4000_u16.to_be();
 
@@ -79,9 +102,8 @@ pub enum Parsed {
     Orphan,
 }
 
-/// ICMP echo request.
+/// ICMP echo request, of either family.
 pub const ECHO_REQUEST: u32 = 8;
-const ECHO_REPLY: u32 = 0;
 
 /// Whether two tuples are the same (a derived comparison would call `bcmp`, which does not exist here).
 #[inline(always)]
@@ -102,8 +124,27 @@ pub fn same_addr(a: &Addr, b: &Addr) -> bool {
 
 /// Whether the address is in 127.0.0.0/8.
 #[inline(always)]
-pub fn is_loopback(addr: &Addr) -> bool {
+pub fn is_loopback_v4(addr: &Addr) -> bool {
     addr.is_v4() && u32::from_be(addr.v4_be()) >> 24 == 127
+}
+
+/// Whether the address is a host's own loopback address, of either family.
+#[inline(always)]
+pub fn is_loopback(addr: &Addr) -> bool {
+    is_loopback_v4(addr) || same_addr(addr, &Addr([0, 0, 0, 1_u32.to_be()]))
+}
+
+/// Whether the address is of a link's scope, or no address at all: what neighbours speak with.
+#[inline(always)]
+pub fn is_link_scope(addr: &Addr) -> bool {
+    let first = u32::from_be(addr.0[0]);
+    first >> 22 == 0xfe80 >> 6 || same_addr(addr, &Addr([0; 4]))
+}
+
+/// Whether the protocol is the ICMP of either family.
+#[inline(always)]
+pub fn is_icmp(proto: u8) -> bool {
+    proto == ICMP || proto == ICMPV6
 }
 
 /// A pointer to `size` bytes at `offset`, or nothing if the linear part of the packet ends before.
@@ -138,7 +179,8 @@ pub fn parse(skb: Skb, work: &mut Work, node: &NodeConfig, ours: bool) -> Parsed
     // SAFETY: the context is valid for the whole run.
     let (protocol, pkt_type, vlan, mark) =
         unsafe { ((*skb).protocol, (*skb).pkt_type, (*skb).vlan_present, (*skb).mark) };
-    if protocol != ETH_P_IP_BE || vlan != 0 || (ours && pkt_type != 0) {
+    let known = protocol == ETH_P_IP_BE || protocol == ETH_P_IPV6_BE;
+    if !known || vlan != 0 || (ours && pkt_type != 0) {
         return Parsed::Foreign;
     }
     work.dry = u32::from(node.dry_run_mark != 0 && mark == node.dry_run_mark);
@@ -154,177 +196,11 @@ pub fn parse(skb: Skb, work: &mut Work, node: &NodeConfig, ours: bool) -> Parsed
         // Of the last packet, which may not have been asked the same.
         work.why = Why::NONE;
     }
-    ipv4(skb, work)
-}
-
-/// IPv4 header, then what it carries.
-#[inline(never)]
-fn ipv4(skb: Skb, work: &mut Work) -> Parsed {
-    // Most devices leave the headers in the linear part; where one does not, they are pulled once.
-    if at::<[u8; 40]>(skb, ETH).is_none() {
-        // SAFETY: the context is valid.
-        let length = unsafe { (*skb).len };
-        let wanted = if length < ETH + 80 { length } else { ETH + 80 };
-        if !pull(skb, wanted) {
-            return Parsed::Malformed;
-        }
-    }
-    let Some(header) = at::<Ipv4>(skb, ETH) else {
-        return Parsed::Malformed;
-    };
-    // SAFETY: `at` checked the bounds, and no helper was called since.
-    let header = unsafe { &*header };
-    let ihl = u32::from(header.version_ihl & 0xf) * 4;
-    // SAFETY: the context is valid.
-    let (available, gso) = unsafe { ((*skb).len - ETH, (*skb).gso_size != 0) };
-    let length = match u32::from(u16::from_be(header.length_be)) {
-        // A GSO packet may be longer than its field can say.
-        0 if gso => available,
-        length => length,
-    };
-    if header.version_ihl >> 4 != 4 || ihl < 20 || length < ihl {
-        return Parsed::Malformed;
-    }
-    // Shorter than it says: it was cut.
-    if length > available {
-        return Parsed::Malformed;
-    }
-    work.key.src = Addr::v4(header.src);
-    work.key.dst = Addr::v4(header.dst);
-    work.key.sport_be = 0;
-    work.key.dport_be = 0;
-    work.key.proto = header.proto;
-    work.key.reserved = [0; 3];
-    work.ttl = u32::from(header.ttl);
-    work.tcp = 0;
-    work.icmp_type = 0;
-    work.l4 = ETH + ihl;
-    let (id, fragment) = (u32::from(header.id_be), u16::from_be(header.fragment_be));
-    if fragment & 0x1fff != 0 {
-        work.kind = KIND_FRAGMENT;
-        return if fragment::recall(work, id) {
-            Parsed::Yes
-        } else {
-            Parsed::Orphan
-        };
-    }
-    let parsed = transport(skb, work, length - ihl);
-    if fragment & 0x2000 != 0 && work.kind == KIND_FLOW && work.dry == 0 {
-        fragment::remember(work, id);
-    }
-    parsed
-}
-
-/// Ports, flags, or what an ICMP error is about.
-#[inline(always)]
-fn transport(skb: Skb, work: &mut Work, length: u32) -> Parsed {
-    work.kind = KIND_FLOW;
-    match work.key.proto {
-        TCP => {
-            let Some(tcp) = at::<[u8; 20]>(skb, work.l4) else {
-                return Parsed::Malformed;
-            };
-            if length < 20 {
-                return Parsed::Malformed;
-            }
-            // SAFETY: `at` checked the bounds of 20 bytes.
-            let (ports, flags) = unsafe { (tcp.cast::<[u16; 2]>().read(), (*tcp)[13]) };
-            [work.key.sport_be, work.key.dport_be] = ports;
-            work.tcp = u32::from(flags);
-            Parsed::Yes
-        }
-        UDP => {
-            let Some(udp) = at::<[u16; 4]>(skb, work.l4) else {
-                return Parsed::Malformed;
-            };
-            if length < 8 {
-                return Parsed::Malformed;
-            }
-            // SAFETY: `at` checked the bounds.
-            let [sport, dport, _, _] = unsafe { udp.read() };
-            work.key.sport_be = sport;
-            work.key.dport_be = dport;
-            Parsed::Yes
-        }
-        ICMP => icmp(skb, work, length),
-        _ => {
-            work.kind = KIND_OTHER;
-            Parsed::Yes
-        }
-    }
-}
-
-/// ICMP: echo is a flow, errors quote one, all else only has addresses.
-#[inline(always)]
-fn icmp(skb: Skb, work: &mut Work, length: u32) -> Parsed {
-    let Some(header) = at::<[u8; 8]>(skb, work.l4) else {
-        return Parsed::Malformed;
-    };
-    if length < 8 {
-        return Parsed::Malformed;
-    }
-    // SAFETY: `at` checked the bounds.
-    let (icmp_type, id) = unsafe { ((*header)[0], header.cast::<[u16; 4]>().read()[2]) };
-    work.icmp_type = u32::from(icmp_type);
-    match work.icmp_type {
-        ECHO_REQUEST | ECHO_REPLY => {
-            work.key.sport_be = id;
-            work.key.dport_be = id;
-            Parsed::Yes
-        }
-        3 | 11 | 12 => {
-            work.kind = KIND_ERROR;
-            quote(skb, work)
-        }
-        _ => {
-            work.kind = KIND_OTHER;
-            Parsed::Yes
-        }
-    }
-}
-
-/// The packet that an ICMP error is about: its header and the first eight bytes of what it carried.
-#[inline(always)]
-fn quote(skb: Skb, work: &mut Work) -> Parsed {
-    work.quote_l3 = work.l4 + 8;
-    if at::<[u8; 28]>(skb, work.quote_l3).is_none() {
-        // SAFETY: the context is valid.
-        let length = unsafe { (*skb).len };
-        let wanted = work.quote_l3 + 28;
-        if length < wanted || !pull(skb, wanted) {
-            return Parsed::Malformed;
-        }
-    }
-    let Some(header) = at::<Ipv4>(skb, work.quote_l3) else {
-        return Parsed::Malformed;
-    };
-    // SAFETY: `at` checked the bounds, and no helper was called since.
-    let header = unsafe { &*header };
-    let ihl = u32::from(header.version_ihl & 0xf) * 4;
-    if header.version_ihl >> 4 != 4 || ihl < 20 {
-        return Parsed::Malformed;
-    }
-    work.quote.src = Addr::v4(header.src);
-    work.quote.dst = Addr::v4(header.dst);
-    work.quote.proto = header.proto;
-    work.quote.reserved = [0; 3];
-    work.quote_l4 = work.quote_l3 + ihl;
-    if u16::from_be(header.fragment_be) & 0x1fff != 0 {
-        // It quotes a fragment without ports: nothing tells which flow it was.
-        work.kind = KIND_OTHER;
-        return Parsed::Yes;
-    }
-    let Some(ports) = at::<[u16; 4]>(skb, work.quote_l4) else {
-        return Parsed::Malformed;
-    };
-    // SAFETY: `at` checked the bounds.
-    let [first, second, third, _] = unsafe { ports.read() };
-    (work.quote.sport_be, work.quote.dport_be) = if header.proto == ICMP {
-        (third, third)
+    if protocol == ETH_P_IP_BE {
+        headers::ipv4(skb, work)
     } else {
-        (first, second)
-    };
-    Parsed::Yes
+        headers::ipv6(skb, work)
+    }
 }
 
 /// Copies the answer's tuple of `key` to `to`.

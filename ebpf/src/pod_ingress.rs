@@ -4,7 +4,9 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keelson_abi::{DropReason, NodeConfig};
 
-use crate::packet::{DROP, Hook, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse};
+use crate::packet::{
+    DROP, Hook, ICMPV6, PASS, Parsed, Skb, Verdict, Work, begin, is_link_scope, is_loopback, parse,
+};
 use crate::report::drop;
 use crate::{ingress, maps};
 
@@ -35,6 +37,8 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
             work.pod_epoch = pod.epoch;
             work.pod_netns = pod.netnsid;
         }
+        // Neighbours speak of themselves with addresses of the link.
+        _ if work.key.proto == ICMPV6 && is_link_scope(&work.key.src) => return PASS,
         _ => return drop(skb, work, DropReason::SourceCheck),
     }
     // 127/8 is a host's own: a frame with such a destination must not reach what listens for the host alone.

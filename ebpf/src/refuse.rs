@@ -10,20 +10,24 @@ use keelson_abi::{MARK_DONE, NodeConfig, PREFIX_NODE_ADDRESS, TRACE_REFUSE};
 
 use crate::maps;
 use crate::packet::{
-    ACK, DF_BE, DROP, ETH, Hook, ICMP, KIND_FLOW, RST, Skb, TCP, UDP, Verdict, Work, at, is_loopback,
+    ACK, DF_BE, DROP, ETH, Hook, ICMP, ICMPV6, KIND_FLOW, RST, Skb, TCP, UDP, Verdict, Work, at, is_loopback,
 };
 use crate::report::{drop_for, tell, trace};
 use crate::rewrite::set_macs;
 
 const LO: u32 = 1;
-const IP: u32 = 20;
-const L4: u32 = ETH + IP;
+/// Where the transport header of an answer stands.
+const L4_V4: u32 = ETH + 20;
+const L4_V6: u32 = ETH + 40;
+const L4: u32 = L4_V4;
 
 /// Answers the packet with a refusal, or drops it where no answer may be given; `reason` is a `DropReason`.
 #[inline(never)]
 pub fn refuse(skb: Skb, work: &mut Work, _node: &NodeConfig, hook: Hook, reason: u32) -> Verdict {
-    // Options would move the transport header, and with it where a device completes the checksum.
-    let answerable = work.kind == KIND_FLOW && work.l4 == L4 && work.tcp & RST == 0;
+    // Options and extensions would move the transport header, and with it where a device completes the checksum.
+    let v4 = work.key.dst.is_v4();
+    let plain = if v4 { ETH + 20 } else { ETH + 40 };
+    let answerable = work.kind == KIND_FLOW && work.l4 == plain && work.tcp & RST == 0;
     if !answerable {
         return drop_for(skb, work, reason);
     }
@@ -33,8 +37,10 @@ pub fn refuse(skb: Skb, work: &mut Work, _node: &NodeConfig, hook: Hook, reason:
     }
     tell(skb, work, reason);
     let built = match work.key.proto {
-        TCP => reset(skb, work),
-        UDP | ICMP => unreachable(skb, work),
+        TCP if v4 => reset::<L4_V4>(skb, work),
+        TCP => reset::<L4_V6>(skb, work),
+        UDP | ICMP if v4 => unreachable(skb, work),
+        UDP | ICMPV6 if !v4 => unreachable_v6(skb, work),
         _ => false,
     };
     if built { send_back(skb, work, hook) } else { DROP }
@@ -112,6 +118,36 @@ fn ip_header(work: &Work, length: u16, proto: u8) -> [u32; 5] {
     header
 }
 
+/// An IPv6 header from the address asked to the client; `length` without itself.
+#[inline(always)]
+fn ipv6_header(work: &Work, length: u16, next: u8) -> [u32; 10] {
+    let [l0, l1] = length.to_be_bytes();
+    let ([a, b, c, d], [e, f, g, h]) = (work.key.dst.0, work.key.src.0);
+    [
+        word([0x60, 0, 0, 0]),
+        word([l0, l1, next, 64]),
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+    ]
+}
+
+/// The sum over the pseudo-header of an answer: addresses, protocol, length of what the IP header carries.
+#[inline(always)]
+fn pseudo(work: &Work, proto: u8, length: u16) -> u64 {
+    let [l0, l1] = length.to_be_bytes();
+    let rest = u64::from(word([0, proto, 0, 0])) + u64::from(word([l0, l1, 0, 0]));
+    if work.key.dst.is_v4() {
+        return rest + u64::from(work.key.src.v4_be()) + u64::from(work.key.dst.v4_be());
+    }
+    rest + sum(&work.key.src.0) + sum(&work.key.dst.0)
+}
+
 /// Whether the device completes the transport checksum at `offset`: the helper leaves the field of such packets
 /// alone. Otherwise the field is changed, so `before` must be written back where it matters.
 #[inline(always)]
@@ -141,7 +177,7 @@ fn store<T>(skb: Skb, offset: u32, value: &T) -> bool {
 
 /// An RST for the SYN.
 #[inline(always)]
-fn reset(skb: Skb, work: &Work) -> bool {
+fn reset<const L4: u32>(skb: Skb, work: &Work) -> bool {
     let Some(tcp) = at::<[u32; 5]>(skb, L4) else {
         return false;
     };
@@ -161,14 +197,18 @@ fn reset(skb: Skb, work: &Work) -> bool {
     };
     let ports = u32::from(work.key.dport_be) | u32::from(work.key.sport_be) << 16;
     let mut tcp = [ports, sequence, acknowledged, word([0x50, flags as u8, 0, 0]), 0];
-    let pseudo =
-        u64::from(work.key.src.v4_be()) + u64::from(work.key.dst.v4_be()) + u64::from(word([0, TCP, 0, 20]));
+    let pseudo = pseudo(work, TCP, 20);
     tcp[4] = u32::from(if partial {
         fold(pseudo)
     } else {
         !fold(pseudo + sum(&tcp))
     });
-    store(skb, ETH, &ip_header(work, 40, TCP)) && store(skb, L4, &tcp)
+    let written = if L4 == L4_V4 {
+        store(skb, ETH, &ip_header(work, 40, TCP))
+    } else {
+        store(skb, ETH, &ipv6_header(work, 20, TCP))
+    };
+    written && store(skb, L4, &tcp)
 }
 
 /// ICMP port unreachable, quoting the header and eight bytes.
@@ -204,4 +244,41 @@ fn unreachable(skb: Skb, work: &Work) -> bool {
     let icmp = [kind | u32::from(checksum) << 16, 0];
     quote[6] = stored;
     store(skb, ETH, &ip_header(work, 56, ICMP)) && store(skb, L4, &icmp) && store(skb, L4 + 8, &quote)
+}
+
+/// ICMPv6 port unreachable, quoting the header and eight bytes. Its checksum covers the addresses.
+#[inline(never)]
+fn unreachable_v6(skb: Skb, work: &Work) -> bool {
+    let Some(header) = at::<[u32; 12]>(skb, ETH) else {
+        return false;
+    };
+    // SAFETY: `at` checked the bounds.
+    let mut quote = unsafe { *header };
+    let before = (quote[11] >> 16) as u16;
+    // An echo's checksum is never left to a device.
+    let partial = work.key.proto == UDP && before != 0 && is_partial(skb, L4_V6 + 6, before);
+    // SAFETY: the context is valid; pointers are derived anew.
+    unsafe {
+        if bpf_skb_change_tail(skb, L4_V6 + 8, 0) != 0
+            || bpf_skb_adjust_room(skb, 48, BPF_ADJ_ROOM_MAC, 0) != 0
+        {
+            return false;
+        }
+    }
+    // As for IPv4: what the eight bytes quoted will be once a device has completed the checksum.
+    let after = match !fold(u64::from(quote[10]) + u64::from(quote[11])) {
+        0 => 0xffff,
+        after => after,
+    };
+    let stored = quote[11];
+    if partial {
+        quote[11] = (quote[11] & 0xffff) | u32::from(after) << 16;
+    }
+    let kind = word([1, 4, 0, 0]);
+    let checksum = !fold(pseudo(work, ICMPV6, 56) + u64::from(kind) + sum(&quote));
+    let icmp = [kind | u32::from(checksum) << 16, 0];
+    quote[11] = stored;
+    store(skb, ETH, &ipv6_header(work, 56, ICMPV6))
+        && store(skb, L4_V6, &icmp)
+        && store(skb, L4_V6 + 8, &quote)
 }

@@ -5,9 +5,11 @@
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_l4_csum_replace};
-use keelson_abi::FlowKey;
+use keelson_abi::{Addr, FlowKey};
 
-use crate::packet::{DF_BE, ETH, ICMP, Ipv4, KIND_ERROR, KIND_FLOW, Skb, TCP, UDP, Work, at};
+use crate::packet::{
+    DF_BE, ETH, ICMP, ICMPV6, Ipv4, Ipv6, KIND_ERROR, KIND_FLOW, Skb, TCP, UDP, Work, at, is_icmp,
+};
 
 /// Sum of what changed, in the one's complement arithmetic of Internet checksums.
 #[derive(Clone, Copy)]
@@ -21,6 +23,17 @@ impl Difference {
     #[inline(always)]
     fn half(self, old: u16, new: u16) -> Self {
         Self(self.0 + u64::from(!old) + u64::from(new))
+    }
+    /// Of an address; the words that only say "IPv4" are the same in both.
+    #[inline(always)]
+    fn address(self, old: &Addr, new: &Addr) -> Self {
+        let last = self.word(old.0[3], new.0[3]);
+        if new.is_v4() {
+            return last;
+        }
+        last.word(old.0[0], new.0[0])
+            .word(old.0[1], new.0[1])
+            .word(old.0[2], new.0[2])
     }
     /// As the checksum helpers take it.
     #[inline(always)]
@@ -49,20 +62,23 @@ fn ports(key: &FlowKey) -> u32 {
 /// goes down by one. False: the packet is to be dropped, it may be half written.
 #[inline(never)]
 pub fn rewrite(skb: Skb, work: &mut Work, hop: u32) -> bool {
-    if !header(skb, work, hop) {
+    let v4 = work.key.dst.is_v4();
+    if !(if v4 {
+        header(skb, work, hop)
+    } else {
+        header_v6(skb, work, hop)
+    }) {
         return false;
     }
     match work.kind {
         KIND_FLOW => match work.key.proto {
-            TCP => transport(skb, work, 16, BPF_F_PSEUDO_HDR as u64, 0),
-            UDP => {
-                let mangled = BPF_F_MARK_MANGLED_0 as u64;
-                transport(skb, work, 6, BPF_F_PSEUDO_HDR as u64 | mangled, mangled)
-            }
-            ICMP => echo(skb, work),
+            TCP => transport(skb, work, 16, 0),
+            UDP => transport(skb, work, 6, BPF_F_MARK_MANGLED_0 as u64),
+            ICMP | ICMPV6 => echo(skb, work),
             _ => true,
         },
-        KIND_ERROR => quote(skb, work),
+        KIND_ERROR if v4 => quote(skb, work),
+        KIND_ERROR => quote_v6(skb, work),
         // Later fragments carry no header; protocols without ports are only translated where nothing depends on it.
         _ => true,
     }
@@ -104,12 +120,42 @@ fn header(skb: Skb, work: &Work, hop: u32) -> bool {
     true
 }
 
+/// Addresses and hop limit; the header has no checksum.
+#[inline(always)]
+fn header_v6(skb: Skb, work: &Work, hop: u32) -> bool {
+    let Some(header) = at::<Ipv6>(skb, ETH) else {
+        return false;
+    };
+    // SAFETY: `at` checked the bounds, and no helper is called while the reference lives.
+    let header = unsafe { &mut *header };
+    header.src = work.to.src.0;
+    header.dst = work.to.dst.0;
+    if hop != 0 {
+        header.hop_limit = header.hop_limit.wrapping_sub(1);
+    }
+    true
+}
+
+/// The flags of the checksum helper for a change of the packet's addresses.
+#[inline(always)]
+fn pseudo(work: &Work) -> u64 {
+    if work.key.dst.is_v4() {
+        BPF_F_PSEUDO_HDR as u64
+    } else {
+        BPF_F_PSEUDO_HDR as u64 | IPV6
+    }
+}
+
+/// BPF_F_IPV6: no header checksum makes up for the change, so a sum over the whole packet stays as it is. Kernels before
+/// 6.16 do not know the flag.
+const IPV6: u64 = 1 << 7;
+
 /// Ports of TCP and UDP, and the checksum at `checksum` bytes into the header.
 ///
 /// Two calls, because of packets whose checksum is completed by the device: only the addresses' part may take effect
 /// on those.
 #[inline(always)]
-fn transport(skb: Skb, work: &Work, checksum: u32, pseudo: u64, plain: u64) -> bool {
+fn transport(skb: Skb, work: &Work, checksum: u32, flags: u64) -> bool {
     let (old, new) = (ports(&work.key), ports(&work.to));
     if old != new {
         let Some(header) = at::<[u32; 2]>(skb, work.l4) else {
@@ -118,31 +164,41 @@ fn transport(skb: Skb, work: &Work, checksum: u32, pseudo: u64, plain: u64) -> b
         // SAFETY: `at` checked the bounds.
         unsafe { (*header)[0] = new };
     }
-    let addresses = Difference(0)
-        .word(work.key.src.v4_be(), work.to.src.v4_be())
-        .word(work.key.dst.v4_be(), work.to.dst.v4_be())
-        .fold32();
     let offset = work.l4 + checksum;
-    // Equal sums need no call; all ones is the other zero.
-    if addresses != 0 && addresses != 0xffff_ffff && !replace(skb, offset, addresses, pseudo) {
-        return false;
-    }
-    old == new || replace(skb, offset, Difference(0).word(old, new).fold32(), plain)
+    replace_addresses(skb, work, offset, flags)
+        && (old == new || replace(skb, offset, Difference(0).word(old, new).fold32(), flags))
 }
 
-/// The identifier of an echo.
+/// The addresses' part of a checksum that covers them.
+#[inline(always)]
+fn replace_addresses(skb: Skb, work: &Work, offset: u32, flags: u64) -> bool {
+    let addresses = Difference(0)
+        .address(&work.key.src, &work.to.src)
+        .address(&work.key.dst, &work.to.dst)
+        .fold32();
+    // Equal sums need no call; all ones is the other zero.
+    if addresses == 0 || addresses == 0xffff_ffff {
+        return true;
+    }
+    let pseudo = pseudo(work);
+    replace(skb, offset, addresses, pseudo | flags)
+        || (pseudo & IPV6 != 0 && replace(skb, offset, addresses, (pseudo & !IPV6) | flags))
+}
+
+/// The identifier of an echo; the checksum of ICMPv6 covers the addresses, too.
 #[inline(always)]
 fn echo(skb: Skb, work: &Work) -> bool {
     let (old, new) = (work.key.sport_be, work.to.sport_be);
-    if old == new {
-        return true;
+    if old != new {
+        let Some(header) = at::<[u16; 4]>(skb, work.l4) else {
+            return false;
+        };
+        // SAFETY: `at` checked the bounds.
+        unsafe { (*header)[2] = new };
     }
-    let Some(header) = at::<[u16; 4]>(skb, work.l4) else {
-        return false;
-    };
-    // SAFETY: `at` checked the bounds.
-    unsafe { (*header)[2] = new };
-    replace(skb, work.l4 + 2, Difference(0).half(old, new).fold32(), 0)
+    let offset = work.l4 + 2;
+    (work.key.proto == ICMP || replace_addresses(skb, work, offset, 0))
+        && (old == new || replace(skb, offset, Difference(0).half(old, new).fold32(), 0))
 }
 
 /// The packet quoted by an ICMP error. Its addresses and its own header's checksum cancel out in the checksum of
@@ -159,20 +215,46 @@ fn quote(skb: Skb, work: &Work) -> bool {
     header.src = src;
     header.dst = dst;
     header.checksum = addresses.apply(header.checksum);
-    let Some(l4) = at::<[u16; 4]>(skb, work.quote_l4) else {
+    let Some(ports) = quote_ports(skb, work) else {
         return false;
     };
-    // SAFETY: as above.
+    replace(skb, work.l4 + 2, ports.fold32(), 0)
+}
+
+/// Likewise; here nothing cancels out, and the error's own addresses are covered as well.
+#[inline(always)]
+fn quote_v6(skb: Skb, work: &Work) -> bool {
+    let Some(header) = at::<Ipv6>(skb, work.quote_l3) else {
+        return false;
+    };
+    // SAFETY: `at` checked the bounds, and no helper is called while the reference lives.
+    let header = unsafe { &mut *header };
+    header.src = work.quote_to.src.0;
+    header.dst = work.quote_to.dst.0;
+    let Some(ports) = quote_ports(skb, work) else {
+        return false;
+    };
+    let difference = ports
+        .address(&work.quote.src, &work.quote_to.src)
+        .address(&work.quote.dst, &work.quote_to.dst);
+    let offset = work.l4 + 2;
+    replace_addresses(skb, work, offset, 0) && replace(skb, offset, difference.fold32(), 0)
+}
+
+/// Writes the quoted ports and returns what that changes.
+#[inline(always)]
+fn quote_ports(skb: Skb, work: &Work) -> Option<Difference> {
+    let l4 = at::<[u16; 4]>(skb, work.quote_l4)?;
+    // SAFETY: `at` checked the bounds, and no helper is called while the reference lives.
     let l4 = unsafe { &mut *l4 };
-    let difference = if work.quote.proto == ICMP {
+    Some(if is_icmp(work.quote.proto) {
         l4[2] = work.quote_to.sport_be;
         Difference(0).half(work.quote.sport_be, work.quote_to.sport_be)
     } else {
         l4[0] = work.quote_to.sport_be;
         l4[1] = work.quote_to.dport_be;
         Difference(0).word(ports(&work.quote), ports(&work.quote_to))
-    };
-    replace(skb, work.l4 + 2, difference.fold32(), 0)
+    })
 }
 
 #[inline(always)]

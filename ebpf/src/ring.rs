@@ -10,7 +10,7 @@ use keelson_abi::{
 };
 
 use crate::maps::{FLOW_CURSOR, FLOW_RING_MAP};
-use crate::packet::{ICMP, TCP, UDP, Work};
+use crate::packet::{ICMP, ICMPV6, TCP, UDP, Work};
 use crate::report::count;
 use crate::{flow, maps};
 
@@ -30,7 +30,7 @@ pub fn is_expired(proto: u8, entry: &Flow, now: u32) -> bool {
         TCP if replied => TIMEOUT_TCP_ESTABLISHED,
         TCP => TIMEOUT_TCP_SYN,
         UDP if replied => TIMEOUT_UDP,
-        ICMP => TIMEOUT_ICMP,
+        ICMP | ICMPV6 => TIMEOUT_ICMP,
         _ => TIMEOUT_UDP_UNREPLIED,
     };
     // Another CPU may have read its clock a moment later.

@@ -23,7 +23,7 @@ pub use current::{Current, current};
 pub use masquerade::translate_source;
 
 use crate::maps;
-use crate::packet::{Hook, Work, is_loopback};
+use crate::packet::{Hook, Work, is_loopback, is_loopback_v4};
 
 /// What a destination is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,11 @@ pub fn tell_flow(work: &mut Work, node: &NodeConfig, hook: Hook) {
 /// The key under which the frontend of a client's tuple stands. 127.0.0.1:NodePort is the node's own address's.
 #[inline(always)]
 fn frontend_key(key: &FlowKey, node: &NodeConfig) -> FrontendKey {
-    let addr = if is_loopback(&key.dst) { node.ipv4 } else { key.dst };
+    let addr = if is_loopback_v4(&key.dst) {
+        node.ipv4
+    } else {
+        key.dst
+    };
     FrontendKey {
         addr,
         port_be: key.dport_be,
@@ -130,7 +134,7 @@ fn frontend_key(key: &FlowKey, node: &NodeConfig) -> FrontendKey {
 #[inline(always)]
 pub fn frontend(key: &FlowKey, node: &NodeConfig) -> Option<&'static Frontend> {
     let found = maps::frontend(&frontend_key(key, node))?;
-    if is_loopback(&key.dst) && found.flags & FRONTEND_NODE_PORT == 0 {
+    if is_loopback_v4(&key.dst) && found.flags & FRONTEND_NODE_PORT == 0 {
         return None;
     }
     Some(found)

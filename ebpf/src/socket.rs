@@ -26,16 +26,25 @@ pub enum Found {
 pub fn lookup_tcp(skb: Skb, tuple: &FlowKey, netns: i32) -> Found {
     // SAFETY: the type is a union of integers, for which zero is valid.
     let mut params: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    params.__bindgen_anon_1.ipv4.saddr = tuple.src.v4_be();
-    params.__bindgen_anon_1.ipv4.daddr = tuple.dst.v4_be();
-    params.__bindgen_anon_1.ipv4.sport = tuple.sport_be;
-    params.__bindgen_anon_1.ipv4.dport = tuple.dport_be;
-    // SAFETY: context and tuple are valid, the size is that of the IPv4 variant; the socket is released below.
+    let size = if tuple.dst.is_v4() {
+        params.__bindgen_anon_1.ipv4.saddr = tuple.src.v4_be();
+        params.__bindgen_anon_1.ipv4.daddr = tuple.dst.v4_be();
+        params.__bindgen_anon_1.ipv4.sport = tuple.sport_be;
+        params.__bindgen_anon_1.ipv4.dport = tuple.dport_be;
+        12
+    } else {
+        params.__bindgen_anon_1.ipv6.saddr = tuple.src.0;
+        params.__bindgen_anon_1.ipv6.daddr = tuple.dst.0;
+        params.__bindgen_anon_1.ipv6.sport = tuple.sport_be;
+        params.__bindgen_anon_1.ipv6.dport = tuple.dport_be;
+        36
+    };
+    // SAFETY: context and tuple are valid, the size is that of its family's variant; the socket is released below.
     unsafe {
         let socket = bpf_sk_lookup_tcp(
             skb.cast(),
             core::ptr::from_mut(&mut params),
-            12,
+            size,
             netns as u32 as u64,
             0,
         );

@@ -1,10 +1,11 @@
 //! What is known about the packet at hand, and where it is.
 
+use keelson_abi::Addr;
 use keelson_abi::{
     FLOW_CLIENT_EGRESS, FLOW_CLIENT_HOST, FLOW_CLIENT_OUTSIDE, FLOW_CLIENT_POD, Flow, FlowKey,
 };
 
-use crate::packet::{ACK, ECHO_REQUEST, ICMP, RST, SYN, TCP};
+use crate::packet::{ACK, ECHO_REQUEST, ICMP, ICMPV6, RST, SYN, TCP};
 use crate::service::Why;
 
 /// A tuple with ports (ICMP echo: the identifier).
@@ -59,8 +60,8 @@ pub struct Work {
     pub by_lo: u32,
     /// Device a route lookup gave.
     pub oif: u32,
-    /// Source address (IPv4, as in the packet) a route lookup gave.
-    pub route_src: u32,
+    /// Source address a route lookup gave; all zero = none.
+    pub route_src: Addr,
     /// `DropReason` of a step that failed.
     pub reason: u32,
     /// `BACKEND_*` of the endpoint chosen.
@@ -94,7 +95,7 @@ impl Work {
         }
         match self.key.proto {
             TCP => self.is_syn(),
-            ICMP => self.icmp_type == ECHO_REQUEST,
+            ICMP | ICMPV6 => self.icmp_type == ECHO_REQUEST,
             _ => true,
         }
     }

@@ -3,9 +3,9 @@
 
 use keelson_abi::{
     Addr, CHOICE_HOST_PORT, FLOW_BY_LO, FLOW_SNAT, FLOW_TO_LOCAL, FLOW_TO_NODE, FRONTEND_EXTERNAL,
-    FRONTEND_LOCAL, GATEWAY_V4, HOST_LOOP_V4, MASQUERADE_ALL, MASQUERADE_EXTERNAL, MASQUERADE_HAIRPIN,
-    MASQUERADE_HOST, MASQUERADE_LOCAL, MASQUERADE_NONE, MASQUERADE_OUTSIDE, NODE_MASQUERADE_ALL, NodeConfig,
-    PREFIX_NODE_ADDRESS, SOURCE_HOST, SOURCE_POD,
+    FRONTEND_LOCAL, GATEWAY_V4, GATEWAY_V6, HOST_LOOP_V4, HOST_LOOP_V6, MASQUERADE_ALL, MASQUERADE_EXTERNAL,
+    MASQUERADE_HAIRPIN, MASQUERADE_HOST, MASQUERADE_LOCAL, MASQUERADE_NONE, MASQUERADE_OUTSIDE,
+    NODE_MASQUERADE_ALL, NodeConfig, PREFIX_NODE_ADDRESS, SOURCE_HOST, SOURCE_POD,
 };
 
 use crate::flow::Ports;
@@ -26,7 +26,7 @@ pub fn translate_source(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook
             MASQUERADE_NONE => Ports::Keep,
             MASQUERADE_HAIRPIN => {
                 // An address of its own would come back to the pod as its own.
-                work.to.src = Addr::v4(u32::from_ne_bytes(GATEWAY_V4));
+                work.to.src = of_family(&work.key.dst, GATEWAY_V4, GATEWAY_V6);
                 Ports::Keep
             }
             _ => {
@@ -85,10 +85,25 @@ fn reason(work: &Work, node: &NodeConfig, to_node: bool) -> u32 {
 #[inline(always)]
 fn own_address(work: &Work, node: &NodeConfig) -> Addr {
     if work.flow.flags & FLOW_TO_LOCAL != 0 {
-        node.ipv4
+        fib::own(node, &work.to.dst)
     } else {
         fib::source(work, node)
     }
+}
+
+/// The one of two addresses that is of the family of `other`.
+#[inline(always)]
+fn of_family(other: &Addr, v4: [u8; 4], v6: [u8; 16]) -> Addr {
+    if other.is_v4() {
+        return Addr::v4(u32::from_ne_bytes(v4));
+    }
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v6;
+    Addr([
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ])
 }
 
 /// A process of the host: its source is the node's already, unless it means nothing beyond the host.
@@ -99,7 +114,7 @@ fn from_host(work: &mut Work, node: &NodeConfig, kind: u32, to_node: bool) -> Po
     }
     if to_node {
         work.why.masquerade = MASQUERADE_LOCAL;
-        work.to.src = Addr::v4(u32::from_ne_bytes(HOST_LOOP_V4));
+        work.to.src = of_family(&work.key.dst, HOST_LOOP_V4, HOST_LOOP_V6);
         return Ports::Keep;
     }
     if is_loopback(&work.key.src) {
