@@ -40,7 +40,7 @@ const _: () = assert!(size_of::<NodeConfig>() == 80);
 
 /// Translate the source of pods that leave for outside.
 pub const NODE_SNAT_PODS: u32 = 1;
-/// Masquerade everything that asks a Service.
+/// Masquerade everybody who asks a Service address, pods of the cluster too. External addresses follow their policy.
 pub const NODE_MASQUERADE_ALL: u32 = 1 << 1;
 
 /// Key of the `prefix` LPM map: prefix length counts over all 128 bits (IPv4: 96 + length).

@@ -116,7 +116,7 @@ pub const CHOICE_ANSWER: u32 = 6;
 
 /// The source stays.
 pub const MASQUERADE_NONE: u32 = 0;
-/// Everything is masqueraded.
+/// Everybody who asks a Service address is masqueraded.
 pub const MASQUERADE_ALL: u32 = 1;
 /// A Service address asked from outside the cluster.
 pub const MASQUERADE_OUTSIDE: u32 = 2;

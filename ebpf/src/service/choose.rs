@@ -44,7 +44,8 @@ pub fn choose(work: &mut Work, frontend: &Frontend, open: bool) -> Chosen {
     }
     work.extra_flags = extra_flags(frontend.flags);
     let sticky = frontend.affinity_seconds != 0;
-    if sticky && remembered(work, frontend, if local { MEMBER_LOCAL } else { MEMBER_CLUSTER }) {
+    let set = if local { MEMBER_LOCAL } else { MEMBER_CLUSTER };
+    if sticky && remembered(work, frontend, set) {
         return Chosen::Yes;
     }
     let slot = slot(work, frontend, local, count);
@@ -54,7 +55,7 @@ pub fn choose(work: &mut Work, frontend: &Frontend, open: bool) -> Chosen {
     work.backend_flags = u32::from(backend.flags);
     aim(work, backend.addr, backend.port_be);
     if sticky {
-        remember(work, frontend);
+        remember(work, frontend, set);
     }
     Chosen::Yes
 }
@@ -140,7 +141,7 @@ fn remembered(work: &mut Work, frontend: &Frontend, set: u16) -> bool {
 
 /// Remembers the endpoint chosen.
 #[inline(always)]
-fn remember(work: &mut Work, frontend: &Frontend) {
+fn remember(work: &mut Work, frontend: &Frontend, set: u16) {
     if work.dry != 0 {
         return;
     }
@@ -157,7 +158,7 @@ fn remember(work: &mut Work, frontend: &Frontend) {
         let other = unsafe { &*other };
         if other.seen == work.now
             && !same_addr(&other.addr, &value.addr)
-            && remembered(work, frontend, MEMBER_CLUSTER | MEMBER_LOCAL)
+            && remembered(work, frontend, set)
         {
             return;
         }

@@ -60,12 +60,12 @@ fn reason(work: &Work, node: &NodeConfig, to_node: bool) -> u32 {
     if stays {
         return MASQUERADE_NONE;
     }
-    if node.flags & NODE_MASQUERADE_ALL != 0 {
-        return MASQUERADE_ALL;
-    }
     let flags = work.why.flags;
     if flags & FRONTEND_EXTERNAL == 0 {
-        return if work.why.source == SOURCE_POD {
+        // masqueradeAll is about cluster addresses; external ones say by their policy what endpoints are to see.
+        return if node.flags & NODE_MASQUERADE_ALL != 0 {
+            MASQUERADE_ALL
+        } else if work.why.source == SOURCE_POD {
             MASQUERADE_NONE
         } else {
             MASQUERADE_OUTSIDE
