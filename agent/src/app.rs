@@ -40,7 +40,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     // Two agents on one node would undo each other's work: the second gets no socket.
     let listener = socket::listen(&config.socket())?;
-    let health = health_endpoint::listen(config.health_address).await?;
+    let health = health_endpoint::listen(config.health_address)?;
     let (stop, shutdown) = watch::channel(false);
     let ctx = context(config, shutdown);
     let mut tasks = Tasks::new();
@@ -104,6 +104,7 @@ fn spawn_loops(tasks: &mut Tasks, ctx: &Context) {
     spawn(tasks, "manifests loop", loops::manifests::run(ctx.clone()));
     spawn(tasks, "network loop", loops::network::run(ctx.clone()));
     spawn(tasks, "service loop", loops::service::run(ctx.clone()));
+    spawn(tasks, "health loop", loops::health::run(ctx.clone()));
     spawn(tasks, "workload loop", loops::workload::run(ctx.clone()));
     spawn(tasks, "pod loop", loops::pod::run(ctx.clone()));
     spawn(tasks, "node loop", loops::node::run(ctx.clone()));

@@ -4,6 +4,7 @@ pub mod cgroups;
 pub mod containerd;
 pub mod cri;
 pub mod dataplane;
+
 pub mod machine;
 pub mod manifests;
 pub mod netlink;
@@ -13,3 +14,4 @@ pub mod streaming;
 #[cfg(test)]
 pub mod temporary;
 pub mod volumes;
+pub mod web;

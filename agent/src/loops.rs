@@ -1,5 +1,6 @@
 //! Loops: observe, plan, apply, report.
 
+pub mod health;
 pub mod manifests;
 pub mod network;
 pub mod node;

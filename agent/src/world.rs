@@ -115,6 +115,11 @@ impl World {
         self.lock().clone()
     }
 
+    /// Look at objects under the lock, without a copy of all; `look` must not block.
+    pub fn read<T>(&self, look: impl FnOnce(&Objects) -> T) -> T {
+        look(&self.lock())
+    }
+
     /// Change objects under the lock. `change` raises the revisions of the kinds it touched through
     /// [`Objects::revisions`]; it must not block. Receivers wake only if a revision moved.
     pub fn update<T>(&self, change: impl FnOnce(&mut Objects) -> T) -> T {

@@ -1,20 +1,20 @@
 //! `/healthz` says whether the agent runs, as kubelet's does; `/readyz` whether all that a node needs works, line by line.
 
-use std::{convert::Infallible, fmt::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::Full;
-use hyper::{body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, task::JoinSet};
-use tracing::debug;
+use http::{Method, StatusCode};
+use tokio::net::TcpListener;
 
-use crate::{context::Context, health::Health};
+use crate::{
+    context::Context,
+    doors::web::{self, Reply, plain},
+    health::Health,
+};
 
 /// Take the address.
-pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    web::listen(address).with_context(|| {
         format!(
             "listen at {address} for /healthz; if another agent has this port, set healthAddress in the configuration"
         )
@@ -24,57 +24,24 @@ pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Answer until shutdown.
 pub(super) async fn serve(ctx: Context, listener: TcpListener) -> anyhow::Result<()> {
     let mut shutdown = ctx.shutdown.clone();
-    let mut connections = JoinSet::new();
-    loop {
-        let stream = tokio::select! {
-            // In a block of its own: what the wait gives must not be held across the other branches.
-            () = async { drop(shutdown.wait_for(|stop| *stop).await) } => return Ok(()),
-            // Ended ones are let go of.
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    debug!("/healthz: accept: {error}");
-                    // Out of file descriptors, most likely: that does not pass within a loop's turn.
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
-        let health = ctx.health.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let response = answer(&health, request.method(), request.uri().path());
-            async move { Ok::<_, Infallible>(response) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(stream), service);
-        connections.spawn(async move {
-            if let Err(error) = connection.await {
-                debug!("/healthz: {error}");
-            }
-        });
+    let health = ctx.health.clone();
+    let handler = Arc::new(move |method: &Method, path: &str| answer(&health, method, path));
+    tokio::select! {
+        () = web::serve(listener, handler) => {}
+        _ = shutdown.wait_for(|stop| *stop) => {}
     }
+    Ok(())
 }
 
-fn answer(health: &Health, method: &Method, path: &str) -> Response<Full<Bytes>> {
-    let (status, text) = match (method, path) {
-        (&Method::GET | &Method::HEAD, "/healthz" | "/livez") => (StatusCode::OK, "ok".to_owned()),
-        (&Method::GET | &Method::HEAD, "/readyz") => ready(health),
-        (&Method::GET | &Method::HEAD, _) => (
-            StatusCode::NOT_FOUND,
-            "here are /healthz, /livez and /readyz\n".to_owned(),
-        ),
-        _ => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET is answered\n".to_owned(),
-        ),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    response
+fn answer(health: &Health, method: &Method, path: &str) -> Reply {
+    web::readable(method, || match path {
+        "/healthz" | "/livez" => plain(StatusCode::OK, "ok"),
+        "/readyz" => {
+            let (status, text) = ready(health);
+            plain(status, text)
+        }
+        _ => plain(StatusCode::NOT_FOUND, "here are /healthz, /livez and /readyz\n"),
+    })
 }
 
 fn ready(health: &Health) -> (StatusCode, String) {
