@@ -24,7 +24,9 @@ pub fn translate_source(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook
         Hook::HostIngress => from_host(work, node, kind, to_node),
         _ => match reason {
             MASQUERADE_NONE => Ports::Keep,
-            MASQUERADE_HAIRPIN => {
+            // A pod of another node that reaches itself by way of this one is answered here: the gateway's address would mean
+            // its own node's.
+            MASQUERADE_HAIRPIN if hook == Hook::PodIngress => {
                 // An address of its own would come back to the pod as its own.
                 work.to.src = of_family(&work.key.dst, GATEWAY_V4, GATEWAY_V6);
                 Ports::Keep
