@@ -5,6 +5,7 @@
 
 use std::{fs, io, path::PathBuf};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use keelson_abi::{Addr, Endpoint};
 use keelson_dataplane::{Dataplane, Error as LoadError, Generation, NodeSettings, Paths};
 
@@ -110,8 +111,9 @@ pub fn existing(conf: &NetworkConf) -> Option<Dataplane> {
 fn node_settings(settings: &Settings) -> NodeSettings {
     let defaults = NodeSettings::default();
     NodeSettings {
-        pod_cidr: Some(settings.pod_cidr),
-        service_cidr: settings.service_cidr,
+        pod_cidrs: both(Some(settings.pod_cidr), settings.pod_cidr_v6),
+        service_cidrs: both(settings.service_cidr, settings.service_cidr_v6),
+        cluster_cidrs: settings.cluster_cidrs.clone(),
         node_port_range: settings
             .node_port_range
             .map_or(defaults.node_port_range, |PortRange(a, b)| (a, b)),
@@ -124,6 +126,10 @@ fn node_settings(settings: &Settings) -> NodeSettings {
         mtu: settings.mtu,
         node_address: settings.node_address,
     }
+}
+
+fn both(v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Vec<IpNet> {
+    v4.map(IpNet::V4).into_iter().chain(v6.map(IpNet::V6)).collect()
 }
 
 /// What the node's values were last written from: configuration, generation, and the devices that have addresses. A

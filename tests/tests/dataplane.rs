@@ -28,8 +28,8 @@ fn paths() -> Paths {
 
 fn settings() -> NodeSettings {
     NodeSettings {
-        pod_cidr: "10.244.0.0/24".parse().ok(),
-        service_cidr: "10.96.0.0/16".parse().ok(),
+        pod_cidrs: vec!["10.244.0.0/24".parse().expect("network")],
+        service_cidrs: vec!["10.96.0.0/16".parse().expect("network")],
         ..NodeSettings::default()
     }
 }

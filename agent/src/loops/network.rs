@@ -152,8 +152,9 @@ fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<(A
 /// The node's configuration in the dataplane's words.
 fn settings(config: &Config) -> NodeSettings {
     NodeSettings {
-        pod_cidr: Some(config.pod_cidr),
-        service_cidr: Some(config.service_cidr),
+        pod_cidrs: config.all_pod_cidrs(),
+        service_cidrs: config.all_service_cidrs(),
+        cluster_cidrs: config.cluster_pod_cidrs().to_vec(),
         node_port_range: config.node_port_range,
         excluded_interfaces: config.excluded_interfaces.clone(),
         node_address: config.node_address,
@@ -168,6 +169,9 @@ fn write_conflist(config: &Config) -> anyhow::Result<()> {
     let (first, last) = config.node_port_range;
     let settings = Settings {
         service_cidr: Some(config.service_cidr),
+        service_cidr_v6: config.service_cidr_v6(),
+        pod_cidr_v6: config.pod_cidr_v6(),
+        cluster_cidrs: config.cluster_pod_cidrs().to_vec(),
         node_port_range: Some(PortRange(first, last)),
         run: config.run.clone(),
         bpf: config.bpf.clone(),

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -40,6 +40,15 @@ pub struct Settings {
     /// Where Services' addresses come from.
     #[serde(rename = "serviceCIDR", default, skip_serializing_if = "Option::is_none")]
     pub service_cidr: Option<Ipv4Net>,
+    /// The same in IPv6.
+    #[serde(rename = "serviceCIDRv6", default, skip_serializing_if = "Option::is_none")]
+    pub service_cidr_v6: Option<Ipv6Net>,
+    /// Pods of this node in IPv6, as far as the dataplane needs to know; the plugin gives out none of them.
+    #[serde(rename = "podCIDRv6", default, skip_serializing_if = "Option::is_none")]
+    pub pod_cidr_v6: Option<Ipv6Net>,
+    /// Pods of all nodes: what comes from there is of the cluster.
+    #[serde(rename = "clusterCIDRs", default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_cidrs: Vec<IpNet>,
     /// First and last NodePort, as `30000-32767`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_port_range: Option<PortRange>,
@@ -90,6 +99,9 @@ impl Settings {
         Self {
             pod_cidr,
             service_cidr: None,
+            service_cidr_v6: None,
+            pod_cidr_v6: None,
+            cluster_cidrs: Vec::new(),
             node_port_range: None,
             run: default_run(),
             bpf: default_bpf(),

@@ -2,10 +2,10 @@
 //!
 //! Nothing here needs an agent alive: devices, routes, neighbours and settings stay.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
-use keelson_abi::{GATEWAY_V4, HOST_LOOP_V4};
+use ipnet::IpNet;
+use keelson_abi::{GATEWAY_V4, GATEWAY_V6, HOST_LOOP_V4, HOST_LOOP_V6};
 
 use crate::{
     error::{Error, Result},
@@ -37,28 +37,80 @@ pub fn ensure_pair(netlink: &mut Netlink, settings: &NodeSettings, uplinks: &[Up
             .ok_or_else(missing)
     };
     let (zero, one) = (find(KEELSON0)?, find(KEELSON1)?);
+    let families = families(settings, uplinks);
     for device in [zero, one] {
-        // Nothing speaks IPv6 there; its announcements would only be noise for the programs.
-        sysctl::set_device("ipv6", &device.name, "disable_ipv6", "1")?;
+        quiet(&device.name, families.contains(&true))?;
         if !device.up || device.mtu != mtu {
             netlink.set_up(device.index, mtu)?;
         }
     }
-    let (gateway, host_loop) = (Ipv4Addr::from(GATEWAY_V4), Ipv4Addr::from(HOST_LOOP_V4));
-    for address in [gateway, host_loop] {
-        netlink.put_neighbour(zero.index, address, KEELSON1_MAC)?;
+    for v6 in families {
+        put_routes(netlink, settings, uplinks, zero.index, v6)?;
     }
-    let source = node::node_address(settings.node_address, uplinks);
-    let ifindex = zero.index;
+    Ok(())
+}
+
+/// The families that Services are asked by: IPv4 always, IPv6 where the node or its Services have such addresses.
+fn families(settings: &NodeSettings, uplinks: &[Uplink]) -> Vec<bool> {
+    let addressed = node::node_address(None, uplinks, true).is_some()
+        || settings.service_cidrs.iter().any(|net| net.addr().is_ipv6());
+    if addressed && sysctl::has_ipv6() {
+        vec![false, true]
+    } else {
+        vec![false]
+    }
+}
+
+/// A device of the pair says nothing of itself: announcements would only be noise for the programs.
+fn quiet(device: &str, v6: bool) -> Result<()> {
+    if !sysctl::has_ipv6() {
+        return Ok(());
+    }
+    if !v6 {
+        return sysctl::set_device("ipv6", device, "disable_ipv6", "1");
+    }
+    for (key, value) in [
+        ("addr_gen_mode", "1"),
+        ("accept_ra", "0"),
+        ("accept_dad", "0"),
+        ("router_solicitations", "0"),
+        ("disable_ipv6", "0"),
+    ] {
+        sysctl::set_device("ipv6", device, key, value)?;
+    }
+    Ok(())
+}
+
+/// Neighbours and routes of one family by `keelson0`.
+fn put_routes(
+    netlink: &mut Netlink,
+    settings: &NodeSettings,
+    uplinks: &[Uplink],
+    ifindex: u32,
+    v6: bool,
+) -> Result<()> {
+    let (gateway, host_loop) = if v6 {
+        (IpAddr::from(GATEWAY_V6), IpAddr::from(HOST_LOOP_V6))
+    } else {
+        (IpAddr::from(GATEWAY_V4), IpAddr::from(HOST_LOOP_V4))
+    };
+    for address in [gateway, host_loop] {
+        netlink.put_neighbour(ifindex, address, KEELSON1_MAC)?;
+    }
+    let source = node::node_address(settings.node_address, uplinks, v6);
     netlink.put_route(&Route {
-        destination: Ipv4Net::from(host_loop),
+        destination: IpNet::from(host_loop),
         ifindex,
         gateway: None,
         source,
     })?;
-    if let Some(destination) = settings.service_cidr {
+    let services = settings
+        .service_cidrs
+        .iter()
+        .filter(|net| net.addr().is_ipv6() == v6);
+    for destination in services {
         netlink.put_route(&Route {
-            destination,
+            destination: *destination,
             ifindex,
             gateway: Some(gateway),
             source,
@@ -75,7 +127,27 @@ pub fn set_sysctls(settings: &NodeSettings, uplinks: &[Uplink]) -> Result<()> {
     for uplink in uplinks {
         sysctl::set_device("ipv4", &uplink.name, "forwarding", "1")?;
     }
+    if families(settings, uplinks).contains(&true) {
+        forward_v6("lo")?;
+        for uplink in uplinks {
+            forward_v6(&uplink.name)?;
+        }
+    }
     sysctl::reserve_ports(&[settings.snat_ports, settings.node_port_range])
+}
+
+/// Let a device forward IPv6. Its own route from a router's announcements stays: what forwards listens to them only with 2.
+/// Kernels before 6.17 know no forwarding by device; there the programs redirect all the same, and what does not fit the
+/// next link is lost unless the node forwards IPv6 altogether.
+fn forward_v6(device: &str) -> Result<()> {
+    if sysctl::device("ipv6", device, "accept_ra")?.as_deref() == Some("1") {
+        sysctl::set_device("ipv6", device, "accept_ra", "2")?;
+    }
+    sysctl::set_device("ipv6", device, "forwarding", "1")?;
+    if sysctl::device("ipv6", device, "force_forwarding")?.is_some() {
+        sysctl::set_device("ipv6", device, "force_forwarding", "1")?;
+    }
+    Ok(())
 }
 
 /// Take the pair away.

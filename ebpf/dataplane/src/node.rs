@@ -1,11 +1,11 @@
 //! What the node is to the programs: its uplinks, its address, its prefixes. Pure: devices in, values out.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use keelson_abi::{
-    NODE_MASQUERADE_ALL, NODE_SNAT_PODS, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_SERVICES,
-    SNAT_PORTS,
+    Addr, NODE_MASQUERADE_ALL, NODE_SNAT_PODS, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS,
+    PREFIX_PEER_PODS, PREFIX_SERVICES, SNAT_PORTS,
 };
 
 use crate::netlink::link::Device;
@@ -22,10 +22,12 @@ pub const KEELSON1_MAC: [u8; 6] = [0x0a, 0x6b, 0x65, 0x6c, 0, 1];
 /// How the node is configured: by the agent, or by the plugin's conflist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSettings {
-    /// Addresses of this node's pods.
-    pub pod_cidr: Option<Ipv4Net>,
+    /// Addresses of this node's pods, of each family.
+    pub pod_cidrs: Vec<IpNet>,
     /// Addresses of Services.
-    pub service_cidr: Option<Ipv4Net>,
+    pub service_cidrs: Vec<IpNet>,
+    /// Addresses of the pods of all nodes: what comes from there is of the cluster, and what goes there keeps its source.
+    pub cluster_cidrs: Vec<IpNet>,
     /// First and last NodePort.
     pub node_port_range: (u16, u16),
     /// Translate the source of pods that leave for outside.
@@ -45,8 +47,9 @@ pub struct NodeSettings {
 impl Default for NodeSettings {
     fn default() -> Self {
         Self {
-            pod_cidr: None,
-            service_cidr: None,
+            pod_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            cluster_cidrs: Vec::new(),
             node_port_range: (30_000, 32_767),
             snat_pods: true,
             snat_ports: SNAT_PORTS,
@@ -115,31 +118,29 @@ pub fn is_pod_alias(alias: &str) -> bool {
     alias.starts_with("keelson:")
 }
 
-/// The node's address: the configured one if an uplink holds it, else the first IPv4 address of the best uplink.
-pub fn node_address(configured: Option<IpAddr>, uplinks: &[Uplink]) -> Option<Ipv4Addr> {
+/// The node's address of one family: the configured one if an uplink holds it, else the first of the best uplink.
+pub fn node_address(configured: Option<IpAddr>, uplinks: &[Uplink], v6: bool) -> Option<IpAddr> {
     let mut addresses = uplinks
         .iter()
         .flat_map(|uplink| &uplink.addresses)
-        .filter_map(|net| match net.addr() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        });
-    let wanted = addresses
-        .clone()
-        .find(|address| Some(IpAddr::V4(*address)) == configured);
+        .map(IpNet::addr)
+        .filter(|address| address.is_ipv6() == v6);
+    let wanted = addresses.clone().find(|address| Some(*address) == configured);
     wanted.or_else(|| addresses.next())
 }
 
 /// The `prefix` map of this node.
 pub fn prefixes(settings: &NodeSettings, uplinks: &[Uplink]) -> Vec<(IpNet, u32)> {
-    let pods = settings.pod_cidr.map(|net| (IpNet::V4(net), PREFIX_LOCAL_PODS));
-    let services = settings.service_cidr.map(|net| (IpNet::V4(net), PREFIX_SERVICES));
+    let of = |nets: &[IpNet], kind: u32| nets.iter().map(|net| (net.trunc(), kind)).collect::<Vec<_>>();
+    // One network is of one kind: this node's own pods before those of all nodes.
+    let mut all: BTreeMap<IpNet, u32> = of(&settings.cluster_cidrs, PREFIX_PEER_PODS)
+        .into_iter()
+        .collect();
+    all.extend(of(&settings.pod_cidrs, PREFIX_LOCAL_PODS));
+    all.extend(of(&settings.service_cidrs, PREFIX_SERVICES));
     let addresses = uplinks.iter().flat_map(|uplink| &uplink.addresses);
-    let mut all: Vec<(IpNet, u32)> = pods.into_iter().chain(services).collect();
     all.extend(addresses.map(|net| (IpNet::from(net.addr()), PREFIX_NODE_ADDRESS)));
-    all.sort_unstable();
-    all.dedup();
-    all
+    all.into_iter().collect()
 }
 
 /// MTU of pod links and of the node's own pair.
@@ -163,9 +164,10 @@ pub fn config(
             .find(|device| device.name == name)
             .map_or(0, |device| device.index)
     };
-    let ipv4 = node_address(settings.node_address, uplinks)
-        .map(|ip| IpAddr::V4(ip).into())
-        .unwrap_or_default();
+    let address = |v6| {
+        let found = node_address(settings.node_address, uplinks, v6);
+        found.map(Addr::from).unwrap_or_default()
+    };
     let (nodeport_min, nodeport_max) = settings.node_port_range;
     let flags = [
         (settings.snat_pods, NODE_SNAT_PODS),
@@ -175,7 +177,8 @@ pub fn config(
     .filter(|(set, _)| *set)
     .fold(0, |flags, (_, flag)| flags | flag);
     NodeConfig {
-        ipv4,
+        ipv4: address(false),
+        ipv6: address(true),
         keelson0_ifindex: index(KEELSON0),
         keelson1_ifindex: index(KEELSON1),
         keelson0_mac: KEELSON0_MAC,
@@ -239,27 +242,49 @@ mod tests {
         let mut second = device(3, "eth1", "10.2.0.1/24");
         second.mtu = 9000;
         let found = uplinks(&[device(2, "eth0", "10.1.0.1/24"), second], &[3, 2], &[]);
-        assert_eq!(node_address(None, &found), Some(Ipv4Addr::new(10, 2, 0, 1)));
+        assert_eq!(
+            node_address(None, &found, false),
+            Some(IpAddr::from([10, 2, 0, 1]))
+        );
         assert_eq!(pod_mtu(&NodeSettings::default(), &found), 9000);
         let configured = Some(IpAddr::from([10, 1, 0, 1]));
-        assert_eq!(node_address(configured, &found), Some(Ipv4Addr::new(10, 1, 0, 1)));
+        assert_eq!(
+            node_address(configured, &found, false),
+            Some(IpAddr::from([10, 1, 0, 1]))
+        );
         // An address that no device holds cannot be answered from.
         assert_eq!(
-            node_address(Some(IpAddr::from([10, 9, 0, 1])), &found),
-            Some(Ipv4Addr::new(10, 2, 0, 1))
+            node_address(Some(IpAddr::from([10, 9, 0, 1])), &found, false),
+            Some(IpAddr::from([10, 2, 0, 1]))
         );
-        assert_eq!(node_address(None, &[]), None);
+        assert_eq!(node_address(None, &[], false), None);
     }
 
     #[test]
     fn every_address_of_every_uplink_is_one_of_the_nodes() {
         let settings = NodeSettings {
-            pod_cidr: Some("10.244.0.0/24".parse().expect("CIDR")),
+            pod_cidrs: vec![
+                "10.244.0.0/24".parse().expect("CIDR"),
+                "fd00:1::/64".parse().expect("CIDR"),
+            ],
+            cluster_cidrs: vec![
+                "10.244.0.0/16".parse().expect("CIDR"),
+                "fd00:1::/64".parse().expect("CIDR"),
+            ],
             ..NodeSettings::default()
         };
         let found = prefixes(&settings, &uplinks(&[device(2, "eth0", "10.1.0.1/24")], &[], &[]));
         assert!(found.contains(&("10.1.0.1/32".parse().expect("CIDR"), PREFIX_NODE_ADDRESS)));
-        assert!(found.contains(&("10.244.0.0/24".parse().expect("CIDR"), PREFIX_LOCAL_PODS)));
+        for (net, kind) in [
+            ("10.244.0.0/24", PREFIX_LOCAL_PODS),
+            ("fd00:1::/64", PREFIX_LOCAL_PODS),
+            ("10.244.0.0/16", PREFIX_PEER_PODS),
+        ] {
+            assert!(
+                found.contains(&(net.parse().expect("CIDR"), kind)),
+                "{net}: {found:?}"
+            );
+        }
     }
 
     #[test]

@@ -14,6 +14,23 @@ pub fn set_device(family: &str, device: &str, key: &str, value: &str) -> Result<
     )
 }
 
+/// A setting of one device; `None` where the kernel does not have it.
+pub fn device(family: &str, device: &str, key: &str) -> Result<Option<String>> {
+    let path = PathBuf::from(format!("/proc/sys/net/{family}/conf"))
+        .join(device)
+        .join(key);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::system("reading", path.display().to_string(), error)),
+    }
+}
+
+/// Whether the kernel speaks IPv6 at all.
+pub fn has_ipv6() -> bool {
+    fs::exists("/proc/sys/net/ipv6/conf").unwrap_or(false)
+}
+
 /// Keep local sockets from choosing these ports themselves.
 pub fn reserve_ports(ranges: &[(u16, u16)]) -> Result<()> {
     let path = PathBuf::from("/proc/sys/net/ipv4/ip_local_reserved_ports");

@@ -1,25 +1,58 @@
 //! Real sockets over every path.
 
-use std::{io, net::Ipv4Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use crate::{
     talk::{ask_tcp, ask_udp, serve_tcp, serve_udp},
-    topology::{CLIENT, NODE, OTHER, P1, P2, P3, Q1, TCP, To, Topology, UDP, VIP},
+    topology::{CLIENT, NODE, OTHER, P1, P2, P3, Q1, TCP, To, Topology, UDP, VIP, six},
 };
 
-/// Asks by TCP and by UDP, with little and with much; all four must show the server the same client.
+/// Datagrams that fit one packet, that need several, and the largest there is.
+const DATAGRAMS: [usize; 3] = [100, 5000, 60_000];
+
+/// Asks by TCP and by UDP, with little and with much, over both families; each must show the server the same client.
 fn ask_all(room: &crate::room::Room, to: (Ipv4Addr, u16), seen: Ipv4Addr) {
+    ask_family(room, to, seen, &DATAGRAMS);
+    // ::1 is not served: it is the host's own.
+    if !to.0.is_loopback() {
+        ask_family(room, (six(to.0), to.1), six(seen), &DATAGRAMS);
+    }
+}
+
+fn ask_family(
+    room: &crate::room::Room,
+    to: impl Into<SocketAddr>,
+    seen: impl Into<IpAddr>,
+    datagrams: &[usize],
+) {
+    let (to, seen) = (to.into(), seen.into());
+    for size in datagrams {
+        match ask_udp(room, to, *size) {
+            Ok(answer) => assert_eq!(answer.ip(), seen, "UDP to {to}: client as the server saw it"),
+            Err(error) => panic!("UDP, {size} bytes, to {to}: {error}"),
+        }
+    }
     for (what, result) in [
         ("TCP", ask_tcp(room, to, 100)),
         ("TCP, much", ask_tcp(room, to, 2_000_000)),
-        ("UDP", ask_udp(room, to, 100)),
-        ("UDP, fragments", ask_udp(room, to, 5000)),
     ] {
         match result {
-            Ok(answer) => assert_eq!(answer.ip(), seen, "{what} to {to:?}: client as the server saw it"),
-            Err(error) => panic!("{what} to {to:?}: {error}"),
+            Ok(answer) => assert_eq!(answer.ip(), seen, "{what} to {to}: client as the server saw it"),
+            Err(error) => panic!("{what} to {to}: {error}"),
         }
     }
+}
+
+/// The address in both families, where it has a twin.
+fn twins(address: Ipv4Addr, port: u16) -> Vec<SocketAddr> {
+    let mut both = vec![SocketAddr::from((address, port))];
+    if !address.is_loopback() {
+        both.push((six(address), port).into());
+    }
+    both
 }
 
 /// Servers on port 8080 in every pod that can be asked.
@@ -100,7 +133,9 @@ fn a_process_of_the_host_reaches_its_own_nodeports() {
     ] {
         t.service(&both(NODE, port), &[to]);
         ask_all(&t.node, (Ipv4Addr::LOCALHOST, port), seen);
-        ask_all(&t.node, (NODE, port), seen);
+        ask_family(&t.node, (NODE, port), seen, &DATAGRAMS);
+        // Only a sender fragments IPv6, and lo tells it of no smaller MTU: what does not fit the pod's link is refused.
+        ask_family(&t.node, (six(NODE), port), six(seen), &[100, 1200]);
     }
 }
 
@@ -187,10 +222,14 @@ fn hosts_and_pods_reach_each_other_without_a_service() {
     ask_all(&t.client, (NODE, 8080), CLIENT);
     t.node.must("ping -c 1 -W 2 10.244.1.11");
     t.client.must("ping -c 1 -W 2 192.168.50.1");
+    t.node.must("ping -c 1 -W 2 fd00:a:f4:1::b");
+    t.client.must("ping -c 1 -W 2 fd00:c0:a8:32::1");
     // Outside with a route to pods: they see each other's own addresses.
-    t.client.ip("route add 10.244.1.0/24 via 192.168.50.1");
+    t.client
+        .ip("route add 10.244.1.0/24 via 192.168.50.1\nroute add fd00:a:f4:1::/64 via fd00:c0:a8:32::1");
     ask_all(&t.client, (P1, 8080), CLIENT);
     t.client.must("ping -c 1 -W 2 10.244.1.11");
+    t.client.must("ping -c 1 -W 2 fd00:a:f4:1::b");
 }
 
 #[test]
@@ -209,9 +248,9 @@ fn what_no_service_has_is_refused_at_once() {
             "pod" => &[(VIP, 80), (VIP, 81), (NODE, 30080)],
             _ => &[(VIP, 80), (VIP, 81), (NODE, 30080), (Ipv4Addr::LOCALHOST, 30080)],
         };
-        for to in asked {
-            refused(ask_tcp(room, *to, 1), &format!("TCP, {name} to {to:?}"));
-            refused(ask_udp(room, *to, 1), &format!("UDP, {name} to {to:?}"));
+        for to in asked.iter().flat_map(|(address, port)| twins(*address, *port)) {
+            refused(ask_tcp(room, to, 1), &format!("TCP, {name} to {to}"));
+            refused(ask_udp(room, to, 1), &format!("UDP, {name} to {to}"));
         }
     }
 }
@@ -228,8 +267,10 @@ fn a_refusal_of_the_endpoint_reaches_every_client() {
     ] {
         t.service(&[both(VIP, port), both(NODE, 30000 + port)].concat(), &[to]);
         for (name, room) in [("pod", &t.p1), ("host", &t.node)] {
-            let kind = ask_udp(room, (VIP, port), 1).map(|_| ()).expect_err(name).kind();
-            assert_eq!(kind, io::ErrorKind::ConnectionRefused, "{name} to {port}");
+            for to in twins(VIP, port) {
+                let kind = ask_udp(room, to, 1).map(|_| ()).expect_err(name).kind();
+                assert_eq!(kind, io::ErrorKind::ConnectionRefused, "{name} to {to}");
+            }
         }
         if port == 83 {
             continue;
@@ -239,11 +280,10 @@ fn a_refusal_of_the_endpoint_reaches_every_client() {
             ("host by nodePort", &t.node, NODE),
             ("host by 127.0.0.1", &t.node, Ipv4Addr::LOCALHOST),
         ] {
-            let kind = ask_udp(room, (address, 30000 + port), 1)
-                .map(|_| ())
-                .expect_err(name)
-                .kind();
-            assert_eq!(kind, io::ErrorKind::ConnectionRefused, "{name} to {port}");
+            for to in twins(address, 30000 + port) {
+                let kind = ask_udp(room, to, 1).map(|_| ()).expect_err(name).kind();
+                assert_eq!(kind, io::ErrorKind::ConnectionRefused, "{name} to {to}");
+            }
         }
     }
     let kind = ask_udp(&t.p1, (CLIENT, 9), 1)
@@ -262,10 +302,17 @@ fn with_two_uplinks_each_destination_sees_the_address_of_its_own() {
     t.node.ip(&format!(
         "link add up1 type veth peer name eth0 netns {}
          link set up1 up
-         addr add {here}/24 dev up1",
-        far.tid
+         addr add {here}/24 dev up1
+         addr add {}/64 dev up1 nodad",
+        far.tid,
+        six(here)
     ));
-    far.ip(&format!("link set eth0 up\naddr add {there}/24 dev eth0"));
+    far.ip(&format!(
+        "link set eth0 up
+         addr add {there}/24 dev eth0
+         addr add {}/64 dev eth0 nodad",
+        six(there)
+    ));
     t.follow_devices();
     serve_tcp(&far, 8080);
     serve_udp(&far, 8080);
@@ -277,7 +324,8 @@ fn with_two_uplinks_each_destination_sees_the_address_of_its_own() {
     // Masqueraded with the address of the uplink that leads to the endpoint.
     ask_all(&far, (here, 30081), NODE);
     ask_all(&t.p1, (here, 30080), NODE);
-    ask_all(&t.node, (here, 30080), here);
+    ask_family(&t.node, (here, 30080), here, &DATAGRAMS);
+    ask_family(&t.node, (six(here), 30080), six(here), &[100]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     sync::mpsc::channel,
     thread,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::sys::{
-    socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt},
+    socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt},
     time::TimeVal,
 };
 
@@ -23,15 +23,15 @@ pub const PATIENCE: Duration = Duration::from_secs(4);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The client as the server saw it.
-    pub peer: SocketAddrV4,
+    pub peer: SocketAddr,
     /// The server's port, which tells servers apart.
     pub port: u16,
 }
 
 impl Seen {
     /// The client's address.
-    pub fn ip(&self) -> Ipv4Addr {
-        *self.peer.ip()
+    pub fn ip(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
     }
 }
 
@@ -41,7 +41,7 @@ pub fn serve_tcp(room: &Room, port: u16) {
     room.run(move || {
         // The thread inherits the namespace; it ends with the process.
         thread::spawn(move || {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind");
+            let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("bind");
             ready.send(()).expect("starter waits");
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || echo_tcp(stream));
@@ -69,7 +69,7 @@ pub fn serve_udp(room: &Room, port: u16) {
     let (ready, started) = channel();
     room.run(move || {
         thread::spawn(move || {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind");
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).expect("bind");
             ready.send(()).expect("starter waits");
             let mut buffer = vec![0; 65536];
             loop {
@@ -87,19 +87,21 @@ pub fn serve_udp(room: &Room, port: u16) {
 }
 
 /// A TCP exchange: sends `size` bytes, wants them back; the address that the server saw.
-pub fn ask_tcp(room: &Room, to: (Ipv4Addr, u16), size: usize) -> io::Result<Seen> {
+pub fn ask_tcp(room: &Room, to: impl Into<SocketAddr>, size: usize) -> io::Result<Seen> {
+    let to = to.into();
     room.run(move || {
-        let stream = TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE)?;
+        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
         exchange(stream, size)
     })
 }
 
 /// Connects from a given port; the connection, which stays open until dropped.
-pub fn connect_from(room: &Room, port: u16, to: (Ipv4Addr, u16)) -> io::Result<TcpStream> {
+pub fn connect_from(room: &Room, port: u16, to: impl Into<SocketAddr>) -> io::Result<TcpStream> {
+    let to = to.into();
     room.run(move || {
         let end = Instant::now() + PATIENCE;
         loop {
-            match Socket::new(port).and_then(|socket| socket.connect(to)) {
+            match Socket::new(port, to.is_ipv6()).and_then(|socket| socket.connect(to)) {
                 // A closed socket lives on while a process that another test is just starting has a copy of it.
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < end => {
                     thread::yield_now();
@@ -114,9 +116,13 @@ pub fn connect_from(room: &Room, port: u16, to: (Ipv4Addr, u16)) -> io::Result<T
 struct Socket(OwnedFd);
 
 impl Socket {
-    fn new(port: u16) -> io::Result<Self> {
+    fn new(port: u16, v6: bool) -> io::Result<Self> {
         let fd = socket::socket(
-            AddressFamily::Inet,
+            if v6 {
+                AddressFamily::Inet6
+            } else {
+                AddressFamily::Inet
+            },
             SockType::Stream,
             SockFlag::SOCK_CLOEXEC,
             None,
@@ -124,15 +130,17 @@ impl Socket {
         socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
         let patience = TimeVal::new(PATIENCE.as_secs() as i64, 0);
         socket::setsockopt(&fd, sockopt::SendTimeout, &patience)?;
-        socket::bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+        let any = if v6 {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        } else {
+            [0, 0, 0, 0].into()
+        };
+        socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port)))?;
         Ok(Self(fd))
     }
 
-    fn connect(self, to: (Ipv4Addr, u16)) -> io::Result<TcpStream> {
-        socket::connect(
-            self.0.as_raw_fd(),
-            &SockaddrIn::from(SocketAddrV4::new(to.0, to.1)),
-        )?;
+    fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
+        socket::connect(self.0.as_raw_fd(), &SockaddrStorage::from(to))?;
         Ok(TcpStream::from(self.0))
     }
 }
@@ -196,17 +204,24 @@ pub fn exchange(mut stream: TcpStream, size: usize) -> io::Result<Seen> {
 }
 
 /// A UDP exchange of one datagram, repeated while the path learns its MTU; the address that the server saw.
-pub fn ask_udp(room: &Room, to: (Ipv4Addr, u16), size: usize) -> io::Result<Seen> {
-    ask_udp_from(room, (Ipv4Addr::UNSPECIFIED, 0), to, size)
+pub fn ask_udp(room: &Room, to: impl Into<SocketAddr>, size: usize) -> io::Result<Seen> {
+    let to = to.into();
+    let any = if to.is_ipv6() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        [0, 0, 0, 0].into()
+    };
+    ask_udp_from(room, (any, 0), to, size)
 }
 
 /// As [`ask_udp`], from a socket bound to an address.
 pub fn ask_udp_from(
     room: &Room,
-    from: (Ipv4Addr, u16),
-    to: (Ipv4Addr, u16),
+    from: impl Into<SocketAddr>,
+    to: impl Into<SocketAddr>,
     size: usize,
 ) -> io::Result<Seen> {
+    let (from, to) = (from.into(), to.into());
     room.run(move || {
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;

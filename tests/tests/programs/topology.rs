@@ -5,10 +5,11 @@
 //! p2 10.244.1.12 ─ vp2 ┤ node ─ up0 192.168.50.1 ── switch ──┤
 //! p3 10.244.1.13 ─ vp3 ┘ (MTU 1300 on p3)                    └ other 192.168.50.2 ─ MTU 1300 ─ q1 10.244.2.11
 //! ```
+//! Every address has a twin in IPv6: `10.244.1.11` is `fd00:a:f4:1::b`, see [`six`]; and so has every Service.
 //! `rp_filter` is 1 and forwarding 0 everywhere but where the dataplane (or the plugin, for pod links) sets it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     sync::{
         Arc,
@@ -64,8 +65,12 @@ pub enum To {
 
 fn settings() -> NodeSettings {
     NodeSettings {
-        pod_cidr: Some("10.244.1.0/24".parse().expect("CIDR")),
-        service_cidr: Some("10.96.0.0/16".parse().expect("CIDR")),
+        pod_cidrs: ["10.244.1.0/24", "fd00:a:f4:1::/64"]
+            .map(|net| net.parse().expect("CIDR"))
+            .to_vec(),
+        service_cidrs: ["10.96.0.0/16", "fd00:a:60::/48"]
+            .map(|net| net.parse().expect("CIDR"))
+            .to_vec(),
         ..NodeSettings::default()
     }
 }
@@ -127,6 +132,11 @@ impl Topology {
                 ("10.96.0.0/16", PREFIX_SERVICES),
                 ("192.168.50.1/32", PREFIX_NODE_ADDRESS),
                 ("172.20.0.1/32", PREFIX_NODE_ADDRESS),
+                ("fd00:a:f4:1::/64", PREFIX_LOCAL_PODS),
+                ("fd00:a:f4:2::/64", PREFIX_PEER_PODS),
+                ("fd00:a:60::/48", PREFIX_SERVICES),
+                ("fd00:c0:a8:32::1/128", PREFIX_NODE_ADDRESS),
+                ("fd00:ac:14::1/128", PREFIX_NODE_ADDRESS),
             ];
             let prefixes = prefixes.map(|(net, kind)| (net.parse().expect("prefix"), kind));
             dataplane.set_prefixes(&prefixes).expect("prefixes");
@@ -157,17 +167,29 @@ impl Topology {
         let (_, pod_mac, _) = link_of(pod, "eth0");
         self.node.ip(&format!(
             "route add {address}/32 dev {link}
-             neigh add {address} lladdr {} dev {link} nud permanent",
-            text(pod_mac)
+             neigh add {address} lladdr {mac} dev {link} nud permanent
+             route add {twin}/128 dev {link}
+             neigh add {twin} lladdr {mac} dev {link} nud permanent",
+            mac = text(pod_mac),
+            twin = six(address),
         ));
         pod.ip(&format!(
             "addr add {address}/32 dev eth0
              route add 169.254.1.1 dev eth0 scope link
              route add default via 169.254.1.1 dev eth0
-             neigh add 169.254.1.1 lladdr {} dev eth0 nud permanent",
-            text(host_mac)
+             neigh add 169.254.1.1 lladdr {mac} dev eth0 nud permanent
+             addr add {twin}/128 dev eth0 nodad
+             route add fe80::1/128 dev eth0
+             route add default via fe80::1 dev eth0
+             neigh add fe80::1 lladdr {mac} dev eth0 nud permanent",
+            mac = text(host_mac),
+            twin = six(address),
         ));
-        self.node.set(&format!("conf/{link}/forwarding 1"));
+        self.node.set(&format!(
+            "conf/{link}/forwarding 1
+             ../ipv6/conf/{link}/forwarding 1
+             ../ipv6/conf/{link}/force_forwarding 1"
+        ));
         let (ingress, egress) = self.dataplane.blocks();
         self.node.must(&format!(
             "tc qdisc add dev {link} ingress_block {ingress} egress_block {egress} clsact"
@@ -182,9 +204,9 @@ impl Topology {
                 host_mac,
                 ..Endpoint::default()
             };
-            dataplane
-                .put_endpoint(addr(address), &endpoint)
-                .expect("endpoint");
+            for address in [addr(address), IpAddr::V6(six(address)).into()] {
+                dataplane.put_endpoint(address, &endpoint).expect("endpoint");
+            }
         });
     }
 
@@ -193,7 +215,9 @@ impl Topology {
         self.with(move |dataplane| {
             let mut endpoint = dataplane.endpoint(addr(address)).expect("read").expect("exists");
             edit(&mut endpoint);
-            dataplane.put_endpoint(addr(address), &endpoint).expect("written");
+            for address in [addr(address), IpAddr::V6(six(address)).into()] {
+                dataplane.put_endpoint(address, &endpoint).expect("written");
+            }
         });
     }
 
@@ -204,62 +228,22 @@ impl Topology {
         service
     }
 
-    /// Gives a Service other endpoints under a new revision and generation.
+    /// Gives a Service other endpoints under a new revision and generation, in both families.
     pub fn rewrite_service(&self, service: u32, frontends: &[(Ipv4Addr, u16, u8)], to: &[To], revision: u32) {
-        let (frontends, to) = (frontends.to_vec(), to.to_vec());
-        self.with(move |dataplane| {
-            for (number, chunk) in to.chunks(BACKEND_BLOCK as usize).enumerate() {
-                let mut block = BackendBlock::default();
-                for (slot, to) in block.slots.iter_mut().zip(chunk) {
-                    let (address, port, flags) = match *to {
-                        To::Pod(address, port) => (address, port, 0),
-                        To::Node(port) => (NODE, port, BACKEND_NODE),
-                    };
-                    *slot = Backend {
-                        addr: addr(address),
-                        port_be: port.to_be(),
-                        flags,
-                    };
-                }
-                let key = BackendKey {
-                    service,
-                    revision,
-                    block: number as u32,
-                };
-                dataplane.put_backend(&key, &block).expect("backend");
-            }
-            for (address, port, proto) in frontends {
-                let key = FrontendKey {
-                    addr: addr(address),
-                    port_be: port.to_be(),
-                    proto,
-                    reserved: 0,
-                };
-                let vip = address.octets()[..2] == [10, 96];
-                let flags = if vip {
-                    0
+        for (service, twin) in [(service, false), (service | TWIN, true)] {
+            let address = move |address: Ipv4Addr| -> Addr {
+                if twin {
+                    IpAddr::V6(six(address)).into()
                 } else {
-                    FRONTEND_EXTERNAL | FRONTEND_NODE_PORT
-                };
-                let frontend = Frontend {
-                    service,
-                    revision,
-                    count: to.len() as u32,
-                    generation: revision,
-                    flags,
-                    ..Frontend::default()
-                };
-                dataplane.put_frontend(&key, &frontend).expect("frontend");
-                if vip {
-                    let any = FrontendKey {
-                        port_be: 0,
-                        proto: 0,
-                        ..key
-                    };
-                    dataplane.put_frontend(&any, &frontend).expect("frontend");
+                    addr(address)
                 }
-            }
-        });
+            };
+            let (frontends, to) = (frontends.to_vec(), to.to_vec());
+            self.with(move |dataplane| {
+                put_backends(dataplane, service, revision, &to, address);
+                put_frontends(dataplane, service, revision, &frontends, to.len(), address);
+            });
+        }
     }
 
     /// Value of a counter.
@@ -288,21 +272,38 @@ fn outside(node: &Room, switch: &Room, client: &Room, other: &Room, q1: &Room) {
              link set {port} master br0 up",
             room.tid
         ));
-        room.ip(&format!("link set {link} up\naddr add {address}/24 dev {link}"));
+        room.ip(&format!(
+            "link set {link} up
+             addr add {address}/24 dev {link}
+             addr add {}/64 dev {link} nodad",
+            six(address)
+        ));
     }
     other.ip(&format!(
         "link add vq1 mtu 1300 type veth peer name eth0 mtu 1300 netns {}
          link set vq1 up
          addr add 10.244.2.1/24 dev vq1
-         route add 10.244.1.0/24 via {NODE}",
-        q1.tid
+         addr add fd00:a:f4:2::1/64 dev vq1 nodad
+         route add 10.244.1.0/24 via {NODE}
+         route add fd00:a:f4:1::/64 via {}",
+        q1.tid,
+        six(NODE)
     ));
-    other.set("ip_forward 1");
+    other.set("ip_forward 1\n../ipv6/conf/all/forwarding 1");
     q1.ip(&format!(
-        "link set eth0 up\naddr add {Q1}/24 dev eth0\nroute add default via 10.244.2.1"
+        "link set eth0 up
+         addr add {Q1}/24 dev eth0
+         addr add {}/64 dev eth0 nodad
+         route add default via 10.244.2.1
+         route add default via fd00:a:f4:2::1",
+        six(Q1)
     ));
     node.ip(&format!(
-        "route add 10.244.2.0/24 via {OTHER}\nroute add default via {OTHER}"
+        "route add 10.244.2.0/24 via {OTHER}
+         route add default via {OTHER}
+         route add fd00:a:f4:2::/64 via {twin}
+         route add default via {twin}",
+        twin = six(OTHER)
     ));
 }
 
@@ -331,4 +332,85 @@ fn text(mac: [u8; 6]) -> String {
 /// An address as the maps hold it.
 pub fn addr(address: Ipv4Addr) -> Addr {
     IpAddr::V4(address).into()
+}
+
+/// Service ids of the twins.
+const TWIN: u32 = 1 << 28;
+
+/// The twin of an address.
+pub fn six(address: Ipv4Addr) -> Ipv6Addr {
+    match address.octets().map(u16::from) {
+        [169, 254, 1, last] => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last),
+        [a, b, c, d] => Ipv6Addr::new(0xfd00, a, b, c, 0, 0, 0, d),
+    }
+}
+
+fn put_backends(
+    dataplane: &Dataplane,
+    service: u32,
+    revision: u32,
+    to: &[To],
+    address: impl Fn(Ipv4Addr) -> Addr,
+) {
+    for (number, chunk) in to.chunks(BACKEND_BLOCK as usize).enumerate() {
+        let mut block = BackendBlock::default();
+        for (slot, to) in block.slots.iter_mut().zip(chunk) {
+            let (endpoint, port, flags) = match *to {
+                To::Pod(address, port) => (address, port, 0),
+                To::Node(port) => (NODE, port, BACKEND_NODE),
+            };
+            *slot = Backend {
+                addr: address(endpoint),
+                port_be: port.to_be(),
+                flags,
+            };
+        }
+        let key = BackendKey {
+            service,
+            revision,
+            block: number as u32,
+        };
+        dataplane.put_backend(&key, &block).expect("backend");
+    }
+}
+
+fn put_frontends(
+    dataplane: &Dataplane,
+    service: u32,
+    revision: u32,
+    frontends: &[(Ipv4Addr, u16, u8)],
+    count: usize,
+    address: impl Fn(Ipv4Addr) -> Addr,
+) {
+    for (asked, port, proto) in frontends {
+        let key = FrontendKey {
+            addr: address(*asked),
+            port_be: port.to_be(),
+            proto: *proto,
+            reserved: 0,
+        };
+        let vip = asked.octets()[..2] == [10, 96];
+        let flags = if vip {
+            0
+        } else {
+            FRONTEND_EXTERNAL | FRONTEND_NODE_PORT
+        };
+        let frontend = Frontend {
+            service,
+            revision,
+            count: count as u32,
+            generation: revision,
+            flags,
+            ..Frontend::default()
+        };
+        dataplane.put_frontend(&key, &frontend).expect("frontend");
+        if vip {
+            let any = FrontendKey {
+                port_be: 0,
+                proto: 0,
+                ..key
+            };
+            dataplane.put_frontend(&any, &frontend).expect("frontend");
+        }
+    }
 }

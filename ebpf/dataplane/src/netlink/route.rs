@@ -1,8 +1,8 @@
 //! Routes and neighbours of the node's own pair of devices.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -23,13 +23,13 @@ pub const PROTOCOL: u8 = 107;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// Device.
     pub ifindex: u32,
     /// Next hop, taken to be on the link; `None` = the destination itself is.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// Source address for the host's own packets.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
 }
 
 impl Netlink {
@@ -43,14 +43,17 @@ impl Netlink {
     }
 
     /// Write a permanent neighbour.
-    pub fn put_neighbour(&mut self, ifindex: u32, address: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
+    pub fn put_neighbour(&mut self, ifindex: u32, address: IpAddr, mac: [u8; 6]) -> Result<()> {
         let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = family(address);
         message.header.ifindex = ifindex;
         message.header.state = NeighbourState::Permanent;
         message.header.kind = RouteType::Unicast;
         message.attributes = vec![
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+            NeighbourAttribute::Destination(match address {
+                IpAddr::V4(address) => NeighbourAddress::Inet(address),
+                IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+            }),
             NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
         ];
         self.change(
@@ -99,7 +102,7 @@ fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
 
 fn message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family(route.destination.addr());
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Other(PROTOCOL);
@@ -110,27 +113,29 @@ fn message(route: &Route) -> RouteMessage {
         RouteScope::Link
     };
     message.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::Inet(route.destination.network())),
+        RouteAttribute::Destination(wire(route.destination.network())),
         RouteAttribute::Oif(route.ifindex),
     ];
     if let Some(gateway) = route.gateway {
         message.header.flags = RouteFlags::Onlink;
-        message
-            .attributes
-            .push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        message.attributes.push(RouteAttribute::Gateway(wire(gateway)));
     }
     if let Some(source) = route.source {
-        message
-            .attributes
-            .push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+        message.attributes.push(RouteAttribute::PrefSource(wire(source)));
     }
     message
 }
 
-/// Only IPv4 routes are written as yet.
-pub fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+fn family(address: IpAddr) -> AddressFamily {
     match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn wire(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
     }
 }

@@ -214,6 +214,8 @@ fn context(dataplane: Arc<Dataplane>, shutdown: watch::Receiver<bool>) -> Contex
         world: World::new(Node::default()),
         health: Arc::default(),
         network: Arc::default(),
+        metrics: Arc::default(),
+        proxy: Arc::default(),
         shutdown,
     };
     ctx.network
