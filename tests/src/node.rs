@@ -213,14 +213,20 @@ impl Node {
 
     /// Start `keelson node`, and wait until it answers.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.begin_agent()?;
+        self.wait("the agent to answer", START, |node| {
+            node.keelson(&["get", "nodes"]).map(|_| Some(()))
+        })
+    }
+
+    /// Start `keelson node`, and do not wait for it.
+    pub fn begin_agent(&mut self) -> Result<()> {
         let binary = self.binary("keelson")?;
         let log = self.log("agent.log")?;
         let config = self.folder.join("keelson.yaml").display().to_string();
         let command = self.daemon(&binary.display().to_string(), &["node", "--config", &config])?;
         self.agent = Some(spawn(command, log).context("starting the agent")?);
-        self.wait("the agent to answer", START, |node| {
-            node.keelson(&["get", "nodes"]).map(|_| Some(()))
-        })
+        Ok(())
     }
 
     /// End the agent without a word.

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::TcpStream,
-    time::Duration,
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use keelson_tests::{
     load::Load,
+    namespace::Namespace,
     node::{
         Node,
         objects::{READY, is_ready, name},
@@ -131,6 +132,92 @@ fn killing_the_agent_under_traffic_loses_no_connection_and_restarts_nothing() ->
     ensure!(
         identity(&node.pods("web")?) == identity(&pods),
         "something was restarted later"
+    );
+    node.down()
+}
+
+/// Connections that are held for a long time, each asked now and then.
+struct Held(Vec<TcpStream>);
+
+impl Held {
+    /// So many to a TCP echo server, from a namespace.
+    fn open(from: &Namespace, to: SocketAddr, count: usize) -> Result<Self> {
+        from.enter(move || -> Result<Self> {
+            let mut streams = Vec::with_capacity(count);
+            for number in 0..count {
+                let stream =
+                    TcpStream::connect(to).with_context(|| format!("connection {number} to {to}"))?;
+                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                stream.set_nodelay(true)?;
+                streams.push(stream);
+            }
+            Ok(Self(streams))
+        })?
+    }
+
+    /// Every one answers, and none waits for the second repetition of a lost packet.
+    fn all_answer(&mut self) -> Result<()> {
+        for (number, stream) in self.0.iter_mut().enumerate() {
+            let begun = Instant::now();
+            let mut back = [0; 4];
+            stream
+                .write_all(b"ping")
+                .and_then(|()| stream.read_exact(&mut back))
+                .with_context(|| format!("connection {number} is lost"))?;
+            ensure!(
+                begun.elapsed() < Duration::from_secs(1),
+                "connection {number} took {:?}",
+                begun.elapsed()
+            );
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn killing_the_agent_again_and_again_loses_no_connection() -> Result<()> {
+    let long = std::env::var_os("KEELSON_TEST_LONG").is_some();
+    let (kills, connections) = if long { (100, 1000) } else { (10, 200) };
+    let (mut node, pods) = rig()?;
+    let inside = SocketAddr::new(node.cluster_address("web")?.ip(), 7);
+    let echo = node.object("services", "web")?["spec"]["ports"][1]["nodePort"]
+        .as_u64()
+        .context("no port")?;
+    let outside = format!("{}:{echo}", keelson_tests::node::NODE_IP).parse()?;
+    let mut held = [
+        Held::open(node.client(), outside, connections / 2)?,
+        Held::open(node.namespace(), inside, connections / 2)?,
+    ];
+    let load = Load::start(node.client(), node.node_port("web")?)?;
+    load.wait_for(10)?;
+    for kill in 0..kills {
+        node.kill_agent()?;
+        for held in &mut held {
+            held.all_answer().with_context(|| format!("after kill {kill}"))?;
+        }
+        // Every other one dies again before it is through with what it begins with, each time a little later.
+        if kill % 2 == 0 {
+            node.begin_agent()?;
+            std::thread::sleep(Duration::from_millis(7 * (kill as u64 % 40)));
+        } else {
+            node.start_agent()?;
+        }
+        for held in &mut held {
+            held.all_answer().with_context(|| format!("after start {kill}"))?;
+        }
+    }
+    node.kill_agent()?;
+    node.start_agent()?;
+    node.wait_ready("web", 2)?;
+    for held in &mut held {
+        held.all_answer().context("at the end")?;
+    }
+    load.wait_for(10)?;
+    let answered = load.stop_without_loss()?;
+    println!("{kills} kills under {connections} connections and {answered} requests: none lost");
+    ensure!(
+        identity(&node.pods("web")?) == identity(&pods),
+        "something was restarted"
     );
     node.down()
 }
