@@ -10,7 +10,7 @@ use keelson_abi::{
 };
 
 use crate::maps::{self, FLOW};
-use crate::packet::{FIN, RST, TCP, Work, is_icmp, reverse_into, same};
+use crate::packet::{FIN, RST, Work, is_connected, is_icmp, reverse_into, same};
 use crate::report::count;
 use crate::ring::{self, is_closed, is_expired};
 
@@ -49,7 +49,7 @@ pub fn touch(work: &Work, entry: &mut Flow, from_client: bool) {
     if !from_client {
         flags |= FLOW_REPLIED;
     }
-    if work.key.proto == TCP {
+    if is_connected(work.key.proto) {
         if work.tcp & RST != 0 {
             flags |= FLOW_RST;
         }

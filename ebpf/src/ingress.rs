@@ -7,7 +7,7 @@ use keelson_abi::{
 
 use crate::deliver::{self, Fallback};
 use crate::flow;
-use crate::packet::{Hook, KIND_ERROR, KIND_OTHER, Skb, TCP, Verdict, Work, same, same_addr};
+use crate::packet::{Hook, KIND_ERROR, KIND_OTHER, Skb, Verdict, Work, is_connected, same, same_addr};
 use crate::report::{drop, drop_for};
 use crate::service::{self, Asked, Current};
 use crate::{answer, direct, fib, icmp, maps, refuse};
@@ -58,7 +58,7 @@ fn forward(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, entry: &mut
     let key = work.key;
     let current = if epoch == entry.epoch {
         service::current(work, node, &key, entry, opens)
-    } else if work.key.proto == TCP && !opens && entry.flags & FLOW_RESET_GONE != 0 {
+    } else if is_connected(work.key.proto) && !opens && entry.flags & FLOW_RESET_GONE != 0 {
         Current::Gone
     } else {
         Current::No

@@ -33,6 +33,8 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 /// IPPROTO_UDP.
 pub const UDP: u8 = 17;
+/// IPPROTO_SCTP.
+pub const SCTP: u8 = 132;
 /// IPPROTO_ICMPV6.
 pub const ICMPV6: u8 = 58;
 
@@ -139,6 +141,12 @@ pub fn is_loopback(addr: &Addr) -> bool {
 pub fn is_link_scope(addr: &Addr) -> bool {
     let first = u32::from_be(addr.0[0]);
     first >> 22 == 0xfe80 >> 6 || same_addr(addr, &Addr([0; 4]))
+}
+
+/// Whether the protocol's connections are opened and closed; all others only fall silent.
+#[inline(always)]
+pub fn is_connected(proto: u8) -> bool {
+    proto == TCP || proto == SCTP
 }
 
 /// Whether the protocol is the ICMP of either family.

@@ -10,7 +10,8 @@ use keelson_abi::{MARK_DONE, NodeConfig, PREFIX_NODE_ADDRESS, TRACE_REFUSE};
 
 use crate::maps;
 use crate::packet::{
-    ACK, DF_BE, DROP, ETH, Hook, ICMP, ICMPV6, KIND_FLOW, RST, Skb, TCP, UDP, Verdict, Work, at, is_loopback,
+    ACK, DF_BE, DROP, ETH, Hook, ICMP, ICMPV6, KIND_FLOW, RST, SCTP, Skb, TCP, UDP, Verdict, Work, at,
+    is_loopback,
 };
 use crate::report::{drop_for, tell, trace};
 use crate::rewrite::set_macs;
@@ -39,8 +40,8 @@ pub fn refuse(skb: Skb, work: &mut Work, _node: &NodeConfig, hook: Hook, reason:
     let built = match work.key.proto {
         TCP if v4 => reset::<L4_V4>(skb, work),
         TCP => reset::<L4_V6>(skb, work),
-        UDP | ICMP if v4 => unreachable(skb, work),
-        UDP | ICMPV6 if !v4 => unreachable_v6(skb, work),
+        UDP | SCTP | ICMP if v4 => unreachable(skb, work),
+        UDP | SCTP | ICMPV6 if !v4 => unreachable_v6(skb, work),
         _ => false,
     };
     if built { send_back(skb, work, hook) } else { DROP }

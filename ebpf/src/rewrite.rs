@@ -7,8 +7,9 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_l4_csum_replace};
 use keelson_abi::{Addr, FlowKey};
 
+use crate::crc32c;
 use crate::packet::{
-    DF_BE, ETH, ICMP, ICMPV6, Ipv4, Ipv6, KIND_ERROR, KIND_FLOW, Skb, TCP, UDP, Work, at, is_icmp,
+    DF_BE, ETH, ICMP, ICMPV6, Ipv4, Ipv6, KIND_ERROR, KIND_FLOW, SCTP, Skb, TCP, UDP, Work, at, is_icmp,
 };
 
 /// Sum of what changed, in the one's complement arithmetic of Internet checksums.
@@ -74,6 +75,7 @@ pub fn rewrite(skb: Skb, work: &mut Work, hop: u32) -> bool {
         KIND_FLOW => match work.key.proto {
             TCP => transport(skb, work, 16, 0),
             UDP => transport(skb, work, 6, BPF_F_MARK_MANGLED_0 as u64),
+            SCTP => sctp(skb, work),
             ICMP | ICMPV6 => echo(skb, work),
             _ => true,
         },
@@ -183,6 +185,29 @@ fn replace_addresses(skb: Skb, work: &Work, offset: u32, flags: u64) -> bool {
     let pseudo = pseudo(work);
     replace(skb, offset, addresses, pseudo | flags)
         || (pseudo & IPV6 != 0 && replace(skb, offset, addresses, (pseudo & !IPV6) | flags))
+}
+
+/// Ports of SCTP. Its checksum covers no address.
+#[inline(always)]
+fn sctp(skb: Skb, work: &Work) -> bool {
+    let (old, new) = (ports(&work.key), ports(&work.to));
+    if old == new {
+        return true;
+    }
+    if work.length == 0 {
+        // A fragment: the checksum covers what is elsewhere.
+        return false;
+    }
+    let change = crc32c::change(old, new, work.length);
+    let Some(header) = at::<[u32; 3]>(skb, work.l4) else {
+        return false;
+    };
+    // SAFETY: `at` checked the bounds, and no helper is called while the pointer lives.
+    unsafe {
+        (*header)[0] = new;
+        (*header)[2] ^= change;
+    }
+    true
 }
 
 /// The identifier of an echo; the checksum of ICMPv6 covers the addresses, too.

@@ -10,7 +10,7 @@ use keelson_abi::{
 };
 
 use crate::maps::{FLOW_CURSOR, FLOW_RING_MAP};
-use crate::packet::{ICMP, ICMPV6, TCP, UDP, Work};
+use crate::packet::{ICMP, ICMPV6, SCTP, TCP, UDP, Work};
 use crate::report::count;
 use crate::{flow, maps};
 
@@ -26,9 +26,9 @@ pub fn is_closed(flags: u32) -> bool {
 pub fn is_expired(proto: u8, entry: &Flow, now: u32) -> bool {
     let replied = entry.flags & FLOW_REPLIED != 0;
     let timeout = match proto {
-        TCP if is_closed(entry.flags) => TIMEOUT_TCP_CLOSED,
-        TCP if replied => TIMEOUT_TCP_ESTABLISHED,
-        TCP => TIMEOUT_TCP_SYN,
+        TCP | SCTP if is_closed(entry.flags) => TIMEOUT_TCP_CLOSED,
+        TCP | SCTP if replied => TIMEOUT_TCP_ESTABLISHED,
+        TCP | SCTP => TIMEOUT_TCP_SYN,
         UDP if replied => TIMEOUT_UDP,
         ICMP | ICMPV6 => TIMEOUT_ICMP,
         _ => TIMEOUT_UDP_UNREPLIED,

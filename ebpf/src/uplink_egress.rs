@@ -9,7 +9,7 @@ use keelson_abi::{
 
 use crate::flow::{self, Ports};
 use crate::packet::{
-    Hook, KIND_ERROR, KIND_FLOW, KIND_OTHER, PASS, Parsed, Skb, TCP, Verdict, Work, begin, parse,
+    Hook, KIND_ERROR, KIND_FLOW, KIND_OTHER, PASS, Parsed, Skb, Verdict, Work, begin, is_connected, parse,
 };
 use crate::report::{drop, drop_for};
 use crate::{deliver, egress, fib, ingress, maps, ring};
@@ -92,7 +92,7 @@ fn is_usable(skb: Skb, work: &Work, entry: &Flow, pod: &Endpoint) -> bool {
     let opens = work.is_syn();
     let stale = (opens && ring::is_closed(entry.flags)) || entry.client_epoch != pod.epoch;
     // On another uplink the address is another; an established connection cannot follow it.
-    let follows = work.kind == KIND_FLOW && (work.key.proto != TCP || opens);
+    let follows = work.kind == KIND_FLOW && (!is_connected(work.key.proto) || opens);
     flow::is_of(entry, FLOW_CLIENT_EGRESS) && !stale && !(moved && follows)
 }
 

@@ -5,7 +5,7 @@ use keelson_abi::{
     FLOW_CLIENT_EGRESS, FLOW_CLIENT_HOST, FLOW_CLIENT_OUTSIDE, FLOW_CLIENT_POD, Flow, FlowKey,
 };
 
-use crate::packet::{ACK, ECHO_REQUEST, ICMP, ICMPV6, RST, SYN, TCP};
+use crate::packet::{ACK, ECHO_REQUEST, ICMP, ICMPV6, RST, SCTP, SYN, TCP, is_connected};
 use crate::service::Why;
 
 /// A tuple with ports (ICMP echo: the identifier).
@@ -40,8 +40,10 @@ pub struct Work {
     pub kind: u32,
     /// Offset of the transport header.
     pub l4: u32,
-    /// TCP flags.
+    /// TCP flags; of SCTP those that mean the same: SYN opens, RST ends.
     pub tcp: u32,
+    /// Bytes from the transport header on; 0 = not all of them are here.
+    pub length: u32,
     /// Time to live.
     pub ttl: u32,
     /// ICMP type (echo: 8 request, 0 reply).
@@ -81,10 +83,10 @@ pub struct Work {
 }
 
 impl Work {
-    /// Whether the packet opens a TCP connection.
+    /// Whether the packet opens a connection.
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
-        self.key.proto == TCP && self.tcp & (SYN | ACK | RST) == SYN
+        is_connected(self.key.proto) && self.tcp & (SYN | ACK | RST) == SYN
     }
 
     /// Whether a flow may begin with this packet.
@@ -94,7 +96,7 @@ impl Work {
             return false;
         }
         match self.key.proto {
-            TCP => self.is_syn(),
+            TCP | SCTP => self.is_syn(),
             ICMP | ICMPV6 => self.icmp_type == ECHO_REQUEST,
             _ => true,
         }

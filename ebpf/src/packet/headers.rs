@@ -4,7 +4,7 @@ use keelson_abi::Addr;
 
 use super::{
     ECHO_REQUEST, ETH, ICMP, ICMPV6, Ipv4, Ipv6, KIND_ERROR, KIND_FLOW, KIND_FRAGMENT, KIND_OTHER, Parsed,
-    Skb, TCP, UDP, Work, at, pull,
+    RST, SCTP, SYN, Skb, TCP, UDP, Work, at, pull,
 };
 use crate::fragment;
 
@@ -14,6 +14,10 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const OPTIONS: u8 = 60;
+/// SCTP's chunks that open an association, and that end one.
+const INIT: u8 = 1;
+const ABORT: u8 = 6;
+const SHUTDOWN_COMPLETE: u8 = 14;
 /// More extension headers than this, or more bytes of them, are nobody's.
 const EXTENSIONS: u32 = 4;
 const EXTENSION_BYTES: u32 = 64;
@@ -189,7 +193,13 @@ fn carried(skb: Skb, work: &mut Work, length: u32, part: Part) -> Parsed {
     work.key.reserved = [0; 3];
     work.tcp = 0;
     work.icmp_type = 0;
+    // Only what lies in one piece has a sum that can be followed over a change of its ports.
+    work.length = if part.more { 0 } else { length };
     if part.later() {
+        if !matches!(work.key.proto, TCP | UDP | SCTP | ICMP | ICMPV6) {
+            work.kind = KIND_OTHER;
+            return Parsed::Yes;
+        }
         work.kind = KIND_FRAGMENT;
         return if fragment::recall(work, part.id) {
             Parsed::Yes
@@ -233,6 +243,24 @@ fn transport(skb: Skb, work: &mut Work, length: u32) -> Parsed {
             let [sport, dport, _, _] = unsafe { udp.read() };
             work.key.sport_be = sport;
             work.key.dport_be = dport;
+            Parsed::Yes
+        }
+        SCTP => {
+            // The common header and that of the first chunk.
+            let Some(sctp) = at::<[u8; 16]>(skb, work.l4) else {
+                return Parsed::Malformed;
+            };
+            if length < 16 {
+                return Parsed::Malformed;
+            }
+            // SAFETY: `at` checked the bounds of 16 bytes.
+            let (ports, chunk) = unsafe { (sctp.cast::<[u16; 2]>().read(), (*sctp)[12]) };
+            [work.key.sport_be, work.key.dport_be] = ports;
+            work.tcp = match chunk {
+                INIT => SYN,
+                ABORT | SHUTDOWN_COMPLETE => RST,
+                _ => 0,
+            };
             Parsed::Yes
         }
         ICMP | ICMPV6 => icmp(skb, work, length),

@@ -156,10 +156,7 @@ fn remember(work: &mut Work, frontend: &Frontend, set: u16) {
     if let Some(other) = AFFINITY.get_ptr(&key) {
         // SAFETY: as above.
         let other = unsafe { &*other };
-        if other.seen == work.now
-            && !same_addr(&other.addr, &value.addr)
-            && remembered(work, frontend, set)
-        {
+        if other.seen == work.now && !same_addr(&other.addr, &value.addr) && remembered(work, frontend, set) {
             return;
         }
     }

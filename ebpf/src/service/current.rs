@@ -1,11 +1,11 @@
-//! Whether a flow may go on after the endpoints of its Service changed. TCP is asked when it opens, everything else with
+//! Whether a flow may go on after the endpoints of its Service changed. TCP and SCTP are asked when they open, everything else with
 //! every packet; a flow whose endpoint still serves takes over the new generation, so the question is asked once per change.
 
 use keelson_abi::{FLOW_MEMBERS, FLOW_RESET_GONE, Flow, FlowKey, MemberKey, NodeConfig};
 
 use super::frontend;
 use crate::maps;
-use crate::packet::{TCP, Work};
+use crate::packet::{Work, is_connected};
 use crate::ring;
 
 /// What becomes of a flow.
@@ -26,7 +26,7 @@ pub fn current(work: &Work, node: &NodeConfig, key: &FlowKey, entry: &mut Flow, 
     if opens && ring::is_closed(entry.flags) {
         return Current::No;
     }
-    let flows_on = key.proto == TCP && !opens;
+    let flows_on = is_connected(key.proto) && !opens;
     if entry.service == 0 || (flows_on && entry.flags & FLOW_RESET_GONE == 0) {
         return Current::Yes;
     }

@@ -8,6 +8,7 @@ mod packet;
 mod paths;
 mod raw;
 mod room;
+mod sctp;
 mod semantics;
 mod state;
 mod talk;

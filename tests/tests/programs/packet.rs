@@ -167,6 +167,8 @@ impl Packet {
         let start = match self.protocol {
             1 => 0,
             17 if self.payload[6..8] == [0, 0] => return,
+            // They have none, or one of their own.
+            47 | 132 => return,
             protocol => pseudo(self.source, self.destination, protocol, self.payload.len()),
         };
         assert_eq!(
