@@ -8,7 +8,7 @@ use keelson_abi::{
 use crate::deliver::{self, Fallback, can_redirect};
 use crate::flow;
 use crate::maps;
-use crate::packet::{Hook, KIND_ERROR, Skb, Verdict, Work, is_connected};
+use crate::packet::{Hook, KIND_ERROR, Skb, Verdict, Work};
 use crate::refuse;
 use crate::report::drop;
 use crate::service::{self, Current};
@@ -33,9 +33,10 @@ pub fn answer(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, stub: &F
         flow::remove_scratch(work, entry);
         return None;
     }
-    if entry.flags & FLOW_RESET_GONE != 0 && is_connected(work.key.proto) {
+    if entry.flags & FLOW_RESET_GONE != 0 {
         let key = work.entry_key;
-        if service::current(work, node, &key, entry, false) == Current::Gone {
+        // A datagram's client has moved on already, or will with its next one.
+        if service::current(work, node, &key, entry, false) != Current::Yes {
             return Some(gone(skb, work, node, hook, entry));
         }
     }

@@ -12,7 +12,7 @@ use crate::ingress::{failed, prepare, serve};
 use crate::packet::{Hook, KIND_FLOW, KIND_OTHER, Skb, TCP, UDP, Verdict, Work, reverse_into};
 use crate::report::drop;
 use crate::socket::{self, Found};
-use crate::{fib, maps};
+use crate::{fib, maps, refuse};
 
 const LO: u32 = 1;
 
@@ -128,8 +128,12 @@ pub fn elsewhere(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, kind:
         return drop(skb, work, DropReason::UnknownAddress);
     }
     if hook == Hook::HostIngress {
-        // Only Services and answers to 169.254.1.2 are routed here, and those have flows.
-        return drop(skb, work, DropReason::NoConnection);
+        // Only Services, external addresses and answers to 169.254.1.2 are routed here, and those have flows.
+        return if work.may_open() {
+            refuse::refuse(skb, work, node, hook, DropReason::UnknownPort as u32)
+        } else {
+            drop(skb, work, DropReason::NoConnection)
+        };
     }
     if kind == PREFIX_NODE_ADDRESS {
         return to_node(skb, work, node, hook);

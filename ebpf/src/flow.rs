@@ -111,7 +111,7 @@ pub enum Ports {
 #[inline(never)]
 pub fn create(work: &mut Work, node: &NodeConfig, ports: Ports) -> bool {
     if work.dry != 0 {
-        return true;
+        return foresee(work, ports);
     }
     let slot = ring::take();
     if slot == 0 {
@@ -146,6 +146,29 @@ pub fn create(work: &mut Work, node: &NodeConfig, ports: Ports) -> bool {
     }
     ring::settle(slot, &work.key);
     count(COUNTER_FLOW_NEW);
+    true
+}
+
+/// What [`create`] would do, as far as it can be told beforehand: a port of the range is told as 0.
+#[inline(never)]
+fn foresee(work: &mut Work, ports: Ports) -> bool {
+    reverse_into(&work.to, &mut work.reverse);
+    let keeps = ports == Ports::Keep
+        && match find(&work.reverse) {
+            None => true,
+            Some(stub) if !is_stub(stub) => false,
+            Some(stub) => {
+                let other = stub.other;
+                find(&other)
+                    .is_none_or(|entry| is_closed(entry.flags) || is_expired(other.proto, entry, work.now))
+            }
+        };
+    if !keeps {
+        work.to.sport_be = 0;
+        if is_icmp(work.key.proto) {
+            work.to.dport_be = 0;
+        }
+    }
     true
 }
 

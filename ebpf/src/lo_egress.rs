@@ -10,7 +10,7 @@ use keelson_abi::{FLOW_CLIENT_HOST, NodeConfig, TRACE_INJECT};
 use crate::packet::{
     DROP, KIND_ERROR, KIND_OTHER, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse,
 };
-use crate::report::trace;
+use crate::report::{self, trace};
 use crate::rewrite::set_macs;
 use crate::{flow, service};
 
@@ -18,7 +18,10 @@ use crate::{flow, service};
 #[classifier]
 pub fn lo_egress(ctx: TcContext) -> i32 {
     match begin() {
-        Some((work, node)) => run(ctx.skb.skb, work, node),
+        Some((work, node)) => {
+            let verdict = run(ctx.skb.skb, work, node);
+            report::finish(work, verdict)
+        }
         None => PASS,
     }
 }
@@ -33,8 +36,9 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
     if work.dry != 0 {
         return trace(work, TRACE_INJECT, node.keelson1_ifindex, 0, PASS);
     }
-    // The sender's device is keelson0, as for packets that came by the route.
-    if !set_macs(skb, node.keelson1_mac, node.keelson0_mac) {
+    // keelson1's own address as the sender's tells the program there which way the packet came, and so which way its
+    // answers must go: by lo, the only device where the stack takes a source that is its own.
+    if !set_macs(skb, node.keelson1_mac, node.keelson1_mac) {
         return DROP;
     }
     // SAFETY: no preconditions. Injected rather than sent through keelson0, whose MTU is not lo's.

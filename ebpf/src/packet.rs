@@ -6,9 +6,9 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_pull_data};
 use keelson_abi::{Addr, FlowKey, NodeConfig};
 
-use crate::maps;
 use crate::service::Why;
 pub use crate::work::*;
+use crate::{maps, report};
 
 /// The packet's context, as every helper takes it.
 pub type Skb = *mut __sk_buff;
@@ -187,29 +187,50 @@ pub fn parse(skb: Skb, work: &mut Work, node: &NodeConfig, ours: bool) -> Parsed
     // SAFETY: the context is valid for the whole run.
     let (protocol, pkt_type, vlan, mark) =
         unsafe { ((*skb).protocol, (*skb).pkt_type, (*skb).vlan_present, (*skb).mark) };
+    // Before anything is decided: of a dry run even what is not looked at is told.
+    work.dry = u32::from(node.dry_run_mark != 0 && mark == node.dry_run_mark);
+    if work.dry != 0 {
+        begin_dry(work);
+    }
     let known = protocol == ETH_P_IP_BE || protocol == ETH_P_IPV6_BE;
     if !known || vlan != 0 || (ours && pkt_type != 0) {
         return Parsed::Foreign;
     }
-    work.dry = u32::from(node.dry_run_mark != 0 && mark == node.dry_run_mark);
     // SAFETY: no preconditions.
     work.now = (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32;
     work.clear_df = 0;
     work.by_lo = 0;
+    work.from_lo = 0;
     work.oif = 0;
     work.pod_epoch = 0;
     work.pod_netns = -1;
     work.reason = 0;
-    if work.dry != 0 {
-        // Of the last packet, which may not have been asked the same.
-        work.why = Why::NONE;
-    }
     if protocol == ETH_P_IP_BE {
         headers::ipv4(skb, work)
     } else {
         headers::ipv6(skb, work)
     }
 }
+
+/// Forgets what the last packet left in the working set and in the trace.
+#[inline(never)]
+fn begin_dry(work: &mut Work) {
+    work.key = NO_TUPLE;
+    work.to = NO_TUPLE;
+    work.flow.service = 0;
+    work.why = Why::NONE;
+    report::begin_trace();
+}
+
+/// A tuple of nobody.
+const NO_TUPLE: FlowKey = FlowKey {
+    src: Addr([0; 4]),
+    dst: Addr([0; 4]),
+    sport_be: 0,
+    dport_be: 0,
+    proto: 0,
+    reserved: [0; 3],
+};
 
 /// Copies the answer's tuple of `key` to `to`.
 #[inline(always)]

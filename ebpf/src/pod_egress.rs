@@ -6,13 +6,16 @@ use aya_ebpf::programs::TcContext;
 use keelson_abi::NodeConfig;
 
 use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, parse};
-use crate::{deliver, egress};
+use crate::{deliver, egress, report};
 
 /// Entry.
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
     match begin() {
-        Some((work, node)) => run(ctx.skb.skb, work, node),
+        Some((work, node)) => {
+            let verdict = run(ctx.skb.skb, work, node);
+            report::finish(work, verdict)
+        }
         None => PASS,
     }
 }

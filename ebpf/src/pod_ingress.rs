@@ -7,14 +7,17 @@ use keelson_abi::{DropReason, NodeConfig};
 use crate::packet::{
     DROP, Hook, ICMPV6, PASS, Parsed, Skb, Verdict, Work, begin, is_link_scope, is_loopback, parse,
 };
-use crate::report::drop;
+use crate::report::{self, drop};
 use crate::{ingress, maps};
 
 /// Entry.
 #[classifier]
 pub fn pod_ingress(ctx: TcContext) -> i32 {
     match begin() {
-        Some((work, node)) => run(ctx.skb.skb, work, node),
+        Some((work, node)) => {
+            let verdict = run(ctx.skb.skb, work, node);
+            report::finish(work, verdict)
+        }
         None => PASS,
     }
 }

@@ -51,7 +51,9 @@ pub fn refuse(skb: Skb, work: &mut Work, _node: &NodeConfig, hook: Hook, reason:
 #[inline(always)]
 fn send_back(skb: Skb, work: &Work, hook: Hook) -> Verdict {
     let own = hook == Hook::HostIngress
-        && (is_loopback(&work.key.dst) || maps::prefix_kind(&work.key.dst) == PREFIX_NODE_ADDRESS);
+        && (work.from_lo != 0
+            || is_loopback(&work.key.dst)
+            || maps::prefix_kind(&work.key.dst) == PREFIX_NODE_ADDRESS);
     // SAFETY: the context is valid; the mark is writable for classifiers.
     let ifindex = unsafe {
         (*skb).mark = if own { 0 } else { MARK_DONE };

@@ -1,6 +1,6 @@
 //! What the programs tell: counters per CPU, drops with a reason, the outcome of a dry run.
 
-use keelson_abi::{COUNTER_DROPS, DropEvent, DropReason, Trace};
+use keelson_abi::{COUNTER_DROPS, DropEvent, DropReason, TRACE_DROP, TRACE_PASS, Trace};
 
 use crate::maps::{COUNTER, DROP as DROP_EVENTS, TRACE};
 use crate::packet::{self, Skb, Verdict, Work};
@@ -41,7 +41,7 @@ pub fn drop(skb: Skb, work: &Work, reason: DropReason) -> Verdict {
 #[inline(always)]
 pub fn drop_for(skb: Skb, work: &Work, reason: u32) -> Verdict {
     if work.dry != 0 {
-        return trace(work, keelson_abi::TRACE_DROP, 0, reason + 1, packet::DROP);
+        return trace(work, TRACE_DROP, 0, reason + 1, packet::DROP);
     }
     tell(skb, work, reason);
     packet::DROP
@@ -69,4 +69,37 @@ pub fn trace(work: &Work, verdict: u32, ifindex: u32, drop_reason: u32, result: 
         trace.drop_reason = drop_reason;
     }
     result
+}
+
+/// Marks the trace of this CPU as not written yet.
+#[inline(always)]
+pub fn begin_trace() {
+    if let Some(trace) = TRACE.get_ptr_mut(0) {
+        // SAFETY: the value of this CPU, which nobody else writes.
+        unsafe { (*trace).verdict = 0 };
+    }
+}
+
+/// Ends a program: of a dry run that decided without a word, the verdict is told.
+#[inline(always)]
+pub fn finish(work: &mut Work, result: Verdict) -> Verdict {
+    if work.dry != 0 { told(work, result) } else { result }
+}
+
+#[inline(never)]
+fn told(work: &mut Work, result: Verdict) -> Verdict {
+    // SAFETY: as above.
+    let told = TRACE
+        .get_ptr(0)
+        .is_some_and(|trace| unsafe { (*trace).verdict } != 0);
+    if told {
+        return result;
+    }
+    work.to = work.key;
+    let verdict = if result == packet::PASS {
+        TRACE_PASS
+    } else {
+        TRACE_DROP
+    };
+    trace(work, verdict, 0, 0, result)
 }

@@ -11,14 +11,17 @@ use crate::flow::{self, Ports};
 use crate::packet::{
     Hook, KIND_ERROR, KIND_FLOW, KIND_OTHER, PASS, Parsed, Skb, Verdict, Work, begin, is_connected, parse,
 };
-use crate::report::{drop, drop_for};
+use crate::report::{self, drop, drop_for};
 use crate::{deliver, egress, fib, ingress, maps, ring};
 
 /// Entry.
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
     match begin() {
-        Some((work, node)) => run(ctx.skb.skb, work, node),
+        Some((work, node)) => {
+            let verdict = run(ctx.skb.skb, work, node);
+            report::finish(work, verdict)
+        }
         None => PASS,
     }
 }

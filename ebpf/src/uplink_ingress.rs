@@ -5,14 +5,17 @@ use aya_ebpf::programs::TcContext;
 use keelson_abi::{DropReason, NodeConfig};
 
 use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse};
-use crate::report::drop;
+use crate::report::{self, drop};
 use crate::{ingress, maps};
 
 /// Entry.
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     match begin() {
-        Some((work, node)) => run(ctx.skb.skb, work, node),
+        Some((work, node)) => {
+            let verdict = run(ctx.skb.skb, work, node);
+            report::finish(work, verdict)
+        }
         None => PASS,
     }
 }

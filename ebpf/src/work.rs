@@ -60,6 +60,8 @@ pub struct Work {
     pub clear_df: u32,
     /// Whether the packet came to `keelson1` by lo, whose MTU says nothing about the way ahead.
     pub by_lo: u32,
+    /// Whether `lo_egress` sent the packet to `keelson1`: the host asked an address of its own.
+    pub from_lo: u32,
     /// Device a route lookup gave.
     pub oif: u32,
     /// Source address a route lookup gave; all zero = none.

@@ -5,7 +5,7 @@ use keelson_abi::{FLOW_MEMBERS, FLOW_RESET_GONE, Flow, FlowKey, MemberKey, NodeC
 
 use super::frontend;
 use crate::maps;
-use crate::packet::{Work, is_connected};
+use crate::packet::{RST, Work, is_connected};
 use crate::ring;
 
 /// What becomes of a flow.
@@ -27,6 +27,10 @@ pub fn current(work: &Work, node: &NodeConfig, key: &FlowKey, entry: &mut Flow, 
         return Current::No;
     }
     let flows_on = is_connected(key.proto) && !opens;
+    if flows_on && work.tcp & RST != 0 {
+        // Nothing answers a reset; the other end is to have it.
+        return Current::Yes;
+    }
     if entry.service == 0 || (flows_on && entry.flags & FLOW_RESET_GONE == 0) {
         return Current::Yes;
     }

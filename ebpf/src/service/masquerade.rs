@@ -111,7 +111,7 @@ fn of_family(other: &Addr, v4: [u8; 4], v6: [u8; 16]) -> Addr {
 /// A process of the host: its source is the node's already, unless it means nothing beyond the host.
 #[inline(always)]
 fn from_host(work: &mut Work, node: &NodeConfig, kind: u32, to_node: bool) -> Ports {
-    if kind == PREFIX_NODE_ADDRESS || is_loopback(&work.key.dst) {
+    if work.from_lo != 0 || kind == PREFIX_NODE_ADDRESS || is_loopback(&work.key.dst) {
         work.flow.flags |= FLOW_BY_LO;
     }
     if to_node {

@@ -207,7 +207,7 @@ fn with_the_local_policy_pods_get_all_endpoints_under_their_own_address() {
             .into_iter()
             .map(|(_, source, _)| source)
             .collect::<BTreeSet<_>>(),
-        BTreeSet::from([Q1, GATEWAY])
+        BTreeSet::from([Q1, NODE])
     );
 }
 
