@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    config::Config,
+    config::{Config, Part},
     context::Context,
     control::{self, socket},
     doors::cri::client::Client,
@@ -40,7 +40,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     // Two agents on one node would undo each other's work: the second gets no socket.
     let listener = socket::listen(&config.socket())?;
-    let health = health_endpoint::listen(config.health_address)?;
+    // That address is the kubelet's, where there is one.
+    let health = match config.part {
+        Part::Node => Some(health_endpoint::listen(config.health_address)?),
+        Part::Proxy => None,
+    };
+    set_oom_score(&config);
     let (stop, shutdown) = watch::channel(false);
     let ctx = context(config, shutdown);
     let mut tasks = Tasks::new();
@@ -51,11 +56,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         "control server",
         control::serve(ctx.clone(), runtime, listener),
     );
-    spawn(
-        &mut tasks,
-        "health endpoint",
-        health_endpoint::serve(ctx.clone(), health),
-    );
+    if let Some(listener) = health {
+        spawn(
+            &mut tasks,
+            "health endpoint",
+            health_endpoint::serve(ctx.clone(), listener),
+        );
+    }
     info!(
         node = ctx.config.node_name,
         socket = %ctx.config.socket().display(),
@@ -105,9 +112,19 @@ fn spawn_loops(tasks: &mut Tasks, ctx: &Context) {
     spawn(tasks, "network loop", loops::network::run(ctx.clone()));
     spawn(tasks, "service loop", loops::service::run(ctx.clone()));
     spawn(tasks, "health loop", loops::health::run(ctx.clone()));
-    spawn(tasks, "workload loop", loops::workload::run(ctx.clone()));
-    spawn(tasks, "pod loop", loops::pod::run(ctx.clone()));
     spawn(tasks, "node loop", loops::node::run(ctx.clone()));
+    if ctx.config.part == Part::Node {
+        spawn(tasks, "workload loop", loops::workload::run(ctx.clone()));
+        spawn(tasks, "pod loop", loops::pod::run(ctx.clone()));
+    }
+}
+
+/// As the configuration says, if it says so. The agent goes on without.
+fn set_oom_score(config: &Config) {
+    let Some(score) = config.oom_score_adj else { return };
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        warn!("oomScoreAdj {score}: {error}; to lower it takes CAP_SYS_RESOURCE");
+    }
 }
 
 fn spawn(

@@ -3,6 +3,7 @@
 mod apply;
 mod args;
 mod check;
+mod cleanup;
 mod client;
 pub mod columns;
 mod delete;
@@ -20,15 +21,16 @@ mod target;
 mod terminal;
 mod wait;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
 use keelson_proto::keelson::VersionRequest;
 use tokio::runtime::Builder;
+use tracing::info;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use self::args::{Cli, Command, LogFormat, Node, Rollout};
+use self::args::{Cli, Command, LogFormat, Proxy, Rollout};
 use crate::{
     app,
     config::{Config, Flags},
@@ -41,7 +43,10 @@ const AGENT_THREADS: usize = 4;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
-        Command::Node(args) => node(args).map(|()| ExitCode::SUCCESS),
+        Command::Node(args) => {
+            agent(args.config.as_deref(), &Flags::default(), args.log_format).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Proxy(args) => proxy(args).map(|()| ExitCode::SUCCESS),
         _ => Builder::new_current_thread()
             .enable_all()
             .build()
@@ -64,16 +69,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn node(args: &Node) -> anyhow::Result<()> {
+/// Run an agent until it is told to end.
+fn agent(config: Option<&Path>, flags: &Flags, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match args.log_format {
+    match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),
     }
-    let config = Config::read(args.config.as_deref(), &Flags::default())?;
+    let config = Config::read(config, flags)?;
     for note in &config.notes {
-        tracing::info!("configuration: {note}");
+        info!("configuration: {note}");
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = Builder::new_multi_thread()
@@ -84,6 +90,13 @@ fn node(args: &Node) -> anyhow::Result<()> {
     let outcome = runtime.block_on(app::run(config));
     runtime.shutdown_background();
     outcome
+}
+
+fn proxy(args: &Proxy) -> anyhow::Result<()> {
+    if args.cleanup {
+        return cleanup::run(&Config::read(args.config.as_deref(), &args.flags())?);
+    }
+    agent(args.config.as_deref(), &args.flags(), args.log_format)
 }
 
 async fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
@@ -105,7 +118,7 @@ async fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Wait(args) => wait::run(client, args).await.map(|()| code(true)),
         Command::Rollout(Rollout::Status(args)) => rollout::run(client, args).await.map(|()| code(true)),
         // Done above.
-        Command::Node(_) | Command::Check(_) | Command::Version => Ok(code(true)),
+        Command::Node(_) | Command::Proxy(_) | Command::Check(_) | Command::Version => Ok(code(true)),
     }
 }
 
@@ -167,6 +180,10 @@ mod tests {
             "check",
             "version",
             "node --config x",
+            "proxy --config x --hostname-override=n --cluster-cidr 10.0.0.0/8,fd00::/48 --nodeport-addresses a,b",
+            "proxy --healthz-bind-address= --oom-score-adj -999 --masquerade-all",
+            "proxy --cleanup --bpf /x",
+            "check --proxy",
             "--socket /x get nodes",
             "get --socket /x nodes",
         ] {

@@ -122,6 +122,9 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     /// The agent's own score for the kernel's choice of whom to kill when memory runs out. Default unset: as it was started.
     pub oom_score_adj: Option<i32>,
+    /// What the agent does on this node; the command says it.
+    #[serde(skip)]
+    pub part: Part,
     /// What the file says that has no meaning here.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -170,10 +173,21 @@ impl Default for Config {
             healthz_address: Some(SocketAddr::from(([0, 0, 0, 0], 10256))),
             metrics_address: Some(SocketAddr::from(([127, 0, 0, 1], 10249))),
             oom_score_adj: None,
+            part: Part::Node,
             notes: Vec::new(),
             pod_cidr_given: false,
         }
     }
+}
+
+/// What an agent does on its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// All of it: `keelson node`.
+    #[default]
+    Node,
+    /// Services only, beside a kubelet and a pod network: `keelson proxy`.
+    Proxy,
 }
 
 /// What the command line says of the configuration: it wins over the file.
@@ -185,6 +199,8 @@ pub struct Flags {
     pub ours: Map<String, Value>,
     /// Fields of [`Config`] for which another default holds.
     pub defaults: Map<String, Value>,
+    /// What the command does.
+    pub part: Part,
 }
 
 /// Why a configuration was refused.
@@ -249,6 +265,7 @@ impl Config {
                 let config = Self {
                     notes,
                     pod_cidr_given,
+                    part: flags.part,
                     ..config
                 };
                 problems = config.problems();

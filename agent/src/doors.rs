@@ -1,6 +1,7 @@
 //! Doors: the only code that touches one outside world each.
 
 pub mod cgroups;
+pub mod conflist;
 pub mod containerd;
 pub mod cri;
 pub mod dataplane;

@@ -7,7 +7,7 @@
 //! | services | manifests loop | service loop (`clusterIP`, `nodePort`) |
 //! | endpoint slices | manifests loop (written by hand), service loop (from pods) | – |
 //! | config maps, secrets | manifests loop | – |
-//! | node | node loop | node loop |
+//! | node | node loop, with what a manifest says of it | node loop |
 //! | events, manifest reports | whoever saw it | – |
 //!
 //! Loops are level-triggered: they wait until a revision they care about moved, take a snapshot and plan afresh.
@@ -47,6 +47,8 @@ pub struct Revisions {
     pub secrets: u64,
     /// The node.
     pub node: u64,
+    /// What a manifest says of this node.
+    pub given_node: u64,
     /// Events.
     pub events: u64,
     /// Reports about manifest files.
@@ -81,6 +83,8 @@ pub struct Objects {
     pub secrets: BTreeMap<Key, Arc<Secret>>,
     /// This node; its name is set from the start.
     pub node: Arc<Node>,
+    /// What a manifest says of this node: labels, annotations, taints. The node loop puts it into the Node.
+    pub given_node: Option<Arc<Node>>,
     /// Oldest first; repeated ones are counted, not repeated.
     pub events: VecDeque<Arc<Event>>,
     /// By path relative to the manifests folder.

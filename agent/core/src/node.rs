@@ -77,8 +77,8 @@ pub struct View<'a> {
     pub version: &'a str,
     /// The runtime's, such as `containerd://1.6.20`; empty until it answered.
     pub runtime: &'a str,
-    /// Pods' addresses on this node.
-    pub pod_cidr: String,
+    /// Pods' networks on this node.
+    pub pod_cidrs: Vec<String>,
     /// The machine.
     pub machine: &'a Machine,
     /// How it is; `None` = it could not be read.
@@ -87,6 +87,8 @@ pub struct View<'a> {
     pub addresses: &'a [IpAddr],
     /// What the subsystems say.
     pub reports: Reports<'a>,
+    /// What a manifest says of this node.
+    pub given: Option<&'a Node>,
 }
 
 /// A turn that a user should hear of.
@@ -118,11 +120,19 @@ pub fn node(old: &Node, view: &View<'_>, now: Timestamp) -> (Node, Vec<Turn>) {
         .iter()
         .filter_map(|condition| turn(condition, known))
         .collect();
-    let labels = [
+    let own = [
         ("kubernetes.io/hostname", view.name),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", &view.machine.architecture),
     ];
+    let mut labels = view
+        .given
+        .and_then(|given| given.metadata.labels.clone())
+        .unwrap_or_default();
+    for (key, value) in own {
+        labels.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    let said = view.given.and_then(|given| given.spec.as_ref());
     let node = Node {
         metadata: ObjectMeta {
             name: Some(view.name.to_owned()),
@@ -130,16 +140,15 @@ pub fn node(old: &Node, view: &View<'_>, now: Timestamp) -> (Node, Vec<Turn>) {
             creation_timestamp: Some(Time(
                 Timestamp::from_second(view.created.as_second()).unwrap_or(view.created),
             )),
-            labels: Some(
-                labels
-                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    .into(),
-            ),
+            labels: Some(labels),
+            annotations: view.given.and_then(|given| given.metadata.annotations.clone()),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
-            pod_cidr: Some(view.pod_cidr.clone()),
-            pod_cidrs: Some(vec![view.pod_cidr.clone()]),
+            pod_cidr: view.pod_cidrs.first().cloned(),
+            pod_cidrs: Some(view.pod_cidrs.clone()).filter(|networks| !networks.is_empty()),
+            taints: said.and_then(|spec| spec.taints.clone()),
+            unschedulable: said.and_then(|spec| spec.unschedulable),
             ..NodeSpec::default()
         }),
         status: Some(NodeStatus {

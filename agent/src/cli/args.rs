@@ -1,12 +1,21 @@
 //! What can be said on the command line.
 
+mod agent;
+mod containers;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::{
+    agent::{Check, LogFormat, Node, Proxy},
+    containers::{Exec, Logs},
+};
+
 const EXAMPLES: &str = "\
 Examples:
   keelson node --config /etc/keelson/config.yaml    Run the agent
+  keelson proxy --config /etc/keelson/config.yaml   Carry Services only, in place of kube-proxy
   keelson check                                     See what this machine can do and what helps
   keelson apply -f web.yaml                         Run what the file says
   keelson get pods -o wide -w                       See pods, and follow their changes
@@ -40,6 +49,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent in the foreground; it ends with SIGTERM, pods and traffic go on.
     Node(Node),
+    /// Run the service proxy alone, beside a kubelet and a pod network, in place of kube-proxy.
+    Proxy(Box<Proxy>),
     /// Write objects into the folder of manifests, so that they run from now on.
     Apply(Apply),
     /// Take objects out of the folder of manifests, end pods.
@@ -61,26 +72,6 @@ pub enum Command {
     Check(Check),
     /// Show the versions of the command line and the agent.
     Version,
-}
-
-/// `keelson node`
-#[derive(Debug, Args)]
-pub struct Node {
-    /// KeelsonConfiguration, alone or beside a KubeletConfiguration. Without it the defaults hold.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// How the log is written to standard error.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-}
-
-/// How the agent's log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
 }
 
 /// Which namespace.
@@ -258,84 +249,6 @@ pub struct Describe {
     pub selector: Option<String>,
 }
 
-/// `keelson logs`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  keelson logs web-7d4b9c-x2k4q
-  keelson logs -f deployment/web -c nginx       # goes on when the container is restarted
-  keelson logs -p web-7d4b9c-x2k4q              # of the container's life before this one
-  keelson logs --tail 20 --since 1h --timestamps -l app=web")]
-pub struct Logs {
-    /// POD, or deployment/NAME.
-    #[arg(required_unless_present = "selector")]
-    pub target: Option<String>,
-    /// The container, by its place on the line.
-    pub container_name: Option<String>,
-    /// Which namespace.
-    #[command(flatten)]
-    pub namespace: Namespace,
-    /// The container [default: the pod's first].
-    #[arg(short = 'c', long, conflicts_with = "container_name")]
-    pub container: Option<String>,
-    /// All containers of the pod.
-    #[arg(long, conflicts_with_all = ["container", "container_name"])]
-    pub all_containers: bool,
-    /// Go on until the container writes no more.
-    #[arg(short = 'f', long)]
-    pub follow: bool,
-    /// Of the container's life before this one.
-    #[arg(short = 'p', long)]
-    pub previous: bool,
-    /// Only so many of the last lines; -1 shows all [default: -1, with a selector 10].
-    #[arg(long, value_name = "LINES", allow_negative_numbers = true)]
-    pub tail: Option<i64>,
-    /// Only what is younger, such as 5m.
-    #[arg(long, value_name = "DURATION", value_parser = super::duration::parse, conflicts_with = "since_time")]
-    pub since: Option<std::time::Duration>,
-    /// Only what is younger than this time, such as 2026-01-02T03:04:05Z.
-    #[arg(long, value_name = "TIME")]
-    pub since_time: Option<jiff::Timestamp>,
-    /// The time before each line.
-    #[arg(long)]
-    pub timestamps: bool,
-    /// Pod and container before each line.
-    #[arg(long)]
-    pub prefix: bool,
-    /// Pods with these labels.
-    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "target")]
-    pub selector: Option<String>,
-}
-
-/// `keelson exec`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The exit code is the command's.
-
-Examples:
-  keelson exec -it web-7d4b9c-x2k4q -- sh
-  keelson exec deployment/web -c nginx -- nginx -T
-  tar c . | keelson exec -i web-7d4b9c-x2k4q -- tar x -C /tmp")]
-pub struct Exec {
-    /// POD, or deployment/NAME.
-    pub target: String,
-    /// Which namespace.
-    #[command(flatten)]
-    pub namespace: Namespace,
-    /// The container [default: the pod's first].
-    #[arg(short = 'c', long)]
-    pub container: Option<String>,
-    /// Pass standard input on.
-    #[arg(short = 'i', long)]
-    pub stdin: bool,
-    /// Give the command a terminal.
-    #[arg(short = 't', long)]
-    pub tty: bool,
-    /// Command and arguments, after --.
-    #[arg(last = true, required = true)]
-    pub command: Vec<String>,
-}
-
 /// `keelson wait`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -387,24 +300,4 @@ pub struct RolloutStatus {
     /// Give up after this long; 0s waits for ever.
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = super::duration::parse)]
     pub timeout: std::time::Duration,
-}
-
-/// `keelson check`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Looks at the machine itself, so it works with no agent running; where one runs, what it sees is shown as well.
-The exit code is 1 if something essential is missing.")]
-pub struct Check {
-    /// The agent's configuration: where to look.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// containerd's socket, instead of the configured one.
-    #[arg(long, value_name = "PATH")]
-    pub containerd: Option<PathBuf>,
-    /// Folder of network plugins, instead of the configured one.
-    #[arg(long, value_name = "DIR")]
-    pub cni_bin_dir: Option<PathBuf>,
-    /// Folder of network configurations, instead of the configured one.
-    #[arg(long, value_name = "DIR")]
-    pub cni_conf_dir: Option<PathBuf>,
 }

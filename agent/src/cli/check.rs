@@ -27,7 +27,11 @@ pub async fn run(socket: &Path, args: &Check) -> anyhow::Result<bool> {
             place.clone_from(given);
         }
     }
-    let here = check::node(&places).await;
+    let here = if args.proxy {
+        check::proxy(&places).await
+    } else {
+        check::node(&places).await
+    };
     print::text(&page(&here))?;
     // The agent's socket is where its configuration says, unless the user says otherwise.
     let socket = match &args.config {

@@ -36,6 +36,7 @@ pub async fn run(client: &mut Client, args: &Get) -> anyhow::Result<bool> {
     }
     let mut fine = true;
     let mut found = Vec::new();
+    let mut lacking = None;
     for target in &targets {
         let mut objects = Vec::new();
         for which in which(args, target) {
@@ -47,6 +48,10 @@ pub async fn run(client: &mut Client, args: &Get) -> anyhow::Result<bool> {
                         eprintln!("{}", refused(&status));
                     }
                 }
+                // Of several kinds, those that this agent knows are shown.
+                Err(status) if status.code() == Code::FailedPrecondition && targets.len() > 1 => {
+                    lacking.get_or_insert(status);
+                }
                 Err(status) => return Err(refused(&status)),
             }
         }
@@ -54,6 +59,9 @@ pub async fn run(client: &mut Client, args: &Get) -> anyhow::Result<bool> {
             sort_events(&mut objects);
         }
         found.push((target, objects));
+    }
+    if let Some(status) = lacking {
+        eprintln!("{}", refused(&status));
     }
     match args.output {
         Some(Output::Json | Output::Yaml) => structured(args, &found)?,

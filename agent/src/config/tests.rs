@@ -271,6 +271,7 @@ mod kube_proxy {
                 ("podNetwork".to_owned(), json!("other")),
                 ("syncPeriod".to_owned(), json!("1s")),
             ]),
+            part: Part::Proxy,
         };
         let text = format!(
             "{HEAD}hostnameOverride: one\nhealthzBindAddress: 127.0.0.1:1\niptables: {{syncPeriod: 9s}}\n"

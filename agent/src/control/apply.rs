@@ -149,7 +149,7 @@ fn one(mut document: Document, namespace: &str, rules: &Rules) -> Result<Vec<Giv
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let elsewhere: Vec<String> = objects
         .iter()
-        .filter(|object| !namespace.is_empty() && object.kind() != Kind::Namespace)
+        .filter(|object| !namespace.is_empty() && object.kind().namespaced())
         .filter(|object| object.id().key.namespace != namespace)
         .map(|object| {
             format!(
@@ -179,7 +179,8 @@ fn put_namespace(value: &mut Value, namespace: &str) {
         }
         return;
     }
-    let cluster_wide = value.get("kind").and_then(Value::as_str) == Some(Kind::Namespace.name());
+    let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::named);
+    let cluster_wide = kind.is_some_and(|kind| !kind.namespaced());
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut)
         && !cluster_wide
         && metadata.get("namespace").is_none_or(Value::is_null)

@@ -1,6 +1,7 @@
 //! What this machine can do for a node: looked at, judged, and for what is missing said what helps. Works with no agent running.
 
 mod facts;
+mod services;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -40,6 +41,11 @@ impl Places {
 /// Look at the machine from where this process runs.
 pub async fn node(places: &Places) -> Vec<Finding> {
     judge(&facts::gather(places).await, places)
+}
+
+/// The same, for what `keelson proxy` needs.
+pub async fn proxy(places: &Places) -> Vec<Finding> {
+    judge_proxy(&facts::gather(places).await, places)
 }
 
 /// What the agent's parts say of themselves.
@@ -104,8 +110,22 @@ pub fn judge(facts: &Facts, places: &Places) -> Vec<Finding> {
     findings.push(bpffs(facts, places));
     findings.push(cgroups(facts));
     findings.push(sysctls(facts));
+    if facts.cgroup_v1 || facts.cgroup_v2 {
+        findings.push(services::hooks(facts));
+    }
     findings.extend(runtime(facts, places));
     findings.extend(network(facts, places));
+    findings
+}
+
+/// Facts → findings, without what only pods need.
+pub fn judge_proxy(facts: &Facts, places: &Places) -> Vec<Finding> {
+    let mut findings = kernel(facts);
+    findings.push(essential(facts));
+    findings.push(bpffs(facts, places));
+    findings.push(sysctls(facts));
+    findings.push(services::hooks(facts));
+    findings.extend(services::beside(facts));
     findings
 }
 
@@ -140,14 +160,21 @@ fn kernel(facts: &Facts) -> Vec<Finding> {
 const ESSENTIAL: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_SYS_ADMIN", 21), ("CAP_BPF", 39)];
 const CAP_SYS_RESOURCE: u32 = 24;
 
+fn has(facts: &Facts, capability: u32) -> bool {
+    facts.capabilities & 1 << capability != 0
+}
+
 fn capabilities(facts: &Facts) -> Vec<Finding> {
-    let has = |number: u32| facts.capabilities & 1 << number != 0;
+    vec![essential(facts), oom_scores(facts, has(facts, CAP_SYS_RESOURCE))]
+}
+
+fn essential(facts: &Facts) -> Finding {
     let missing: Vec<&str> = ESSENTIAL
         .iter()
-        .filter(|(_, number)| !has(*number))
+        .filter(|(_, number)| !has(facts, *number))
         .map(|(name, _)| *name)
         .collect();
-    let essential = if missing.is_empty() {
+    if missing.is_empty() {
         ok("capabilities", "CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF")
     } else {
         failed(
@@ -155,8 +182,7 @@ fn capabilities(facts: &Facts) -> Vec<Finding> {
             &format!("{} missing", missing.join(", ")),
             "run as root; inside a container, add these capabilities",
         )
-    };
-    vec![essential, oom_scores(facts, has(CAP_SYS_RESOURCE))]
+    }
 }
 
 /// Without CAP_SYS_RESOURCE nobody may lower an OOM score, so the runtime must be told not to try.
@@ -334,7 +360,33 @@ mod tests {
             }),
             plugin: true,
             first_network: Some("10-keelson.conflist".to_owned()),
+            conntrack: true,
+            kube_proxy: false,
+            kinds: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_the_proxy_needs_is_judged_without_pods_and_runtime() {
+        let mut facts = good();
+        facts.runtime = Err("none".to_owned());
+        facts.plugin = false;
+        assert!(
+            judge_proxy(&facts, &places())
+                .iter()
+                .all(|finding| finding.level() == Level::Ok)
+        );
+        facts.kube_proxy = true;
+        facts.conntrack = false;
+        facts.kinds = vec!["macvlan".to_owned()];
+        let found = judge_proxy(&facts, &places());
+        for subject in ["kube-proxy", "macvlan and ipvlan pods", "connection tracking"] {
+            let finding = found.iter().find(|finding| finding.subject == subject);
+            let finding = finding.expect("judged");
+            assert_eq!(finding.level(), Level::Warning, "{finding:?}");
+            assert!(!finding.help.is_empty(), "{finding:?}");
+        }
+        assert!(!fails(&found));
     }
 
     #[test]

@@ -139,6 +139,12 @@ pub fn metadata<'a>(objects: &'a Objects, resource: Resource, key: &Key) -> Opti
         Resource::EndpointSlices => objects.endpoint_slices.get(key).map(|one| &one.metadata),
         Resource::ConfigMaps => objects.config_maps.get(key).map(|one| &one.metadata),
         Resource::Secrets => objects.secrets.get(key).map(|one| &one.metadata),
-        Resource::Events | Resource::Nodes | Resource::Namespaces | Resource::Manifests => None,
+        Resource::Nodes => {
+            let given = objects.given_node.as_ref();
+            given
+                .map(|node| &node.metadata)
+                .filter(|metadata| metadata.name.as_deref() == Some(&key.name))
+        }
+        Resource::Events | Resource::Namespaces | Resource::Manifests => None,
     }
 }

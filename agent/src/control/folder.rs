@@ -10,7 +10,7 @@ use std::{
 
 use keelson_core::manifest::{
     merge::{Reading, Readings},
-    object::{Id, Kind},
+    object::Id,
     validate::Rules,
 };
 
@@ -41,9 +41,10 @@ pub fn read(root: &Path, rules: &Rules) -> Result<Readings, Error> {
 /// The file that `apply` keeps an object in.
 pub fn file_of(id: &Id) -> PathBuf {
     let kind = id.kind.name().to_ascii_lowercase();
-    let name = match id.kind {
-        Kind::Namespace => format!("{kind}-{}.yaml", id.key.name),
-        _ => format!("{kind}-{}-{}.yaml", id.key.namespace, id.key.name),
+    let name = if id.kind.namespaced() {
+        format!("{kind}-{}-{}.yaml", id.key.namespace, id.key.name)
+    } else {
+        format!("{kind}-{}.yaml", id.key.name)
     };
     Path::new(APPLIED).join(name)
 }

@@ -114,7 +114,8 @@ impl Resource {
             Self::ConfigMaps => Kind::ConfigMap,
             Self::Secrets => Kind::Secret,
             Self::Namespaces => Kind::Namespace,
-            Self::Events | Self::Nodes | Self::Manifests => return None,
+            Self::Nodes => Kind::Node,
+            Self::Events | Self::Manifests => return None,
         })
     }
 
@@ -125,6 +126,7 @@ impl Resource {
             Kind::Deployment => Self::Deployments,
             Kind::EndpointSlice => Self::EndpointSlices,
             Kind::Namespace => Self::Namespaces,
+            Kind::Node => Self::Nodes,
             Kind::Pod => Self::Pods,
             Kind::Secret => Self::Secrets,
             Kind::Service => Self::Services,

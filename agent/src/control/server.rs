@@ -26,6 +26,7 @@ use super::{
     yaml_text,
 };
 use crate::{
+    config::Part,
     context::Context,
     doors::cri::Runtime,
     loops::manifests,
@@ -68,6 +69,17 @@ impl Server {
             if left.is_zero() || tokio::time::timeout(left, revisions.changed()).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Fails where the agent carries Services only.
+    fn runs_pods(&self) -> Result<(), Status> {
+        match self.ctx.config.part {
+            Part::Node => Ok(()),
+            Part::Proxy => Err(Status::failed_precondition(
+                "this agent runs as `keelson proxy`: it carries Services and knows no pods, workloads and container runtime; \
+                 ask the kubelet of this node, or the API server",
+            )),
         }
     }
 
@@ -328,6 +340,13 @@ impl Control for Server {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let request = request.into_inner();
         let query = Query::parse(&request).map_err(Status::invalid_argument)?;
+        if query
+            .resource
+            .kind()
+            .is_some_and(|kind| !kind.concerns_services())
+        {
+            self.runs_pods()?;
+        }
         self.first_look().await;
         let found = query.list(&self.ctx.world.snapshot()).map_err(unwritable)?;
         if found.is_empty() && !request.name.is_empty() {
@@ -343,12 +362,20 @@ impl Control for Server {
 
     async fn watch(&self, request: Request<ListRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let query = Query::parse(request.get_ref()).map_err(Status::invalid_argument)?;
+        if query
+            .resource
+            .kind()
+            .is_some_and(|kind| !kind.concerns_services())
+        {
+            self.runs_pods()?;
+        }
         self.first_look().await;
         let ctx = self.ctx.clone();
         Ok(Response::new(driven(|sink| watch(ctx, query, sink))))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        self.runs_pods()?;
         let plan = logs::Plan::new(&self.ctx, request.into_inner())?;
         let ctx = self.ctx.clone();
         Ok(Response::new(driven(|sink| logs::run(ctx, plan, sink))))
@@ -358,14 +385,21 @@ impl Control for Server {
         &self,
         request: Request<Streaming<ExecRequest>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
+        self.runs_pods()?;
         let mut input = request.into_inner();
         let session = exec::Session::open(&self.ctx, &*self.runtime, &mut input).await?;
         Ok(Response::new(driven(|sink| session.run(input, sink))))
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let mut findings = check::node(&check::Places::of(&self.ctx.config)).await;
-        let runtime = check::runtime_name(&*self.runtime).await;
+        let places = check::Places::of(&self.ctx.config);
+        let (mut findings, runtime) = match self.ctx.config.part {
+            Part::Node => (
+                check::node(&places).await,
+                check::runtime_name(&*self.runtime).await,
+            ),
+            Part::Proxy => (check::proxy(&places).await, String::new()),
+        };
         findings.extend(check::agent(&self.ctx.health, &runtime));
         Ok(Response::new(CheckResponse { findings }))
     }

@@ -36,6 +36,11 @@ pub enum Error {
     },
 }
 
+/// Whether somebody answers at `path`.
+pub fn is_served(path: &Path) -> bool {
+    StdStream::connect(path).is_ok()
+}
+
 /// Listen at `path`, for root only: whoever may write there runs pods, which is the same as being root.
 ///
 /// A socket that a dead agent left is replaced. The new one is made under another name and renamed into place, so that there is no moment at
@@ -57,7 +62,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, Error> {
                 path: path.to_owned(),
             });
         }
-        Ok(_) if StdStream::connect(path).is_ok() => {
+        Ok(_) if is_served(path) => {
             return Err(Error::InUse {
                 path: path.to_owned(),
             });

@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 use self::saved::Saved;
 use crate::{
-    config::Config,
+    config::{Config, Part},
     context::Context,
     doors::{
         manifests::{self as door, Change, DiskFolder, Folder, Watch},
@@ -341,6 +341,7 @@ pub(crate) fn rules(config: &Config) -> Rules {
         node_name: config.node_name.clone(),
         service_cidr: config.service_cidr,
         node_port_range: config.node_port_range,
+        runs_pods: config.part == Part::Node,
     }
 }
 

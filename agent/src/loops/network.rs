@@ -6,16 +6,13 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
     net::IpAddr,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use keelson_cni::{
-    conf::{PortRange, Settings},
     datapath::Datapath,
     gc::{self, Wanted},
     netlink::Netlink,
@@ -23,14 +20,15 @@ use keelson_cni::{
     store::Deadline,
 };
 use keelson_core::network::{Networks, overlap};
-use keelson_dataplane::{Dataplane, NodeSettings, Paths, Uplink, abi::SNAT_PORTS};
+use keelson_dataplane::{Dataplane, NodeSettings, Paths, Uplink};
 use tokio::{sync::Notify, task, time};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    config::{Config, PodNetwork},
+    config::{Config, Part, PodNetwork},
     context::Context,
     doors::{
+        conflist,
         cri::{Runtime, client::Client},
         netlink,
     },
@@ -39,8 +37,6 @@ use crate::{
 
 /// Name of the network in the conflist, the store and the links' aliases.
 pub const NETWORK: &str = "keelson";
-/// The conflist's file: first by name, so that the runtime takes it.
-const CONFLIST: &str = "10-keelson.conflist";
 /// Looked at again this often even without news.
 const RELIST: Duration = Duration::from_secs(300);
 /// Leaks are swept up this often.
@@ -84,7 +80,8 @@ async fn follow(ctx: &Context, changes: &Notify) {
                 wait
             }
         };
-        if let Some(dataplane) = loaded.as_ref().filter(|_| swept.elapsed() >= SWEEP) {
+        let due = swept.elapsed() >= SWEEP && ctx.config.part == Part::Node;
+        if let Some(dataplane) = loaded.as_ref().filter(|_| due) {
             swept = Instant::now();
             sweep(ctx, dataplane).await;
         }
@@ -117,21 +114,31 @@ async fn round(ctx: &Context, loaded: &mut Option<Arc<Dataplane>>) -> anyhow::Re
 /// that pods can be made.
 fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<(Arc<Dataplane>, Vec<Uplink>)> {
     let settings = settings(config);
+    // Before anything is written: a network that is also another's would be taken away from it.
+    check_networks(
+        config,
+        &Dataplane::uplinks(&settings).context("looking at the node's devices")?,
+    )?;
     let dataplane = match current {
         Some(dataplane) => dataplane,
         None => {
-            let paths = Paths {
-                bpffs: config.bpf.clone(),
-                run: config.run.clone(),
-            };
+            let paths = paths(config);
             Arc::new(Dataplane::upgrade(&paths, &settings).context("loading the dataplane")?)
         }
     };
     let uplinks = dataplane
         .configure(&settings)
         .context("following the node's devices")?;
+    if config.part == Part::Node && config.pod_network == PodNetwork::Own {
+        conflist::write(config)?;
+    }
+    Ok((dataplane, uplinks))
+}
+
+fn check_networks(config: &Config, uplinks: &[Uplink]) -> anyhow::Result<()> {
     let (pods, services) = (config.all_pod_cidrs(), config.all_service_cidrs());
     let networks = Networks {
+        // Another plugin's bridge has an address of the pods' network, and should.
         pods: if config.pod_network == PodNetwork::Own {
             &pods
         } else {
@@ -142,11 +149,18 @@ fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<(A
     let attached = uplinks
         .iter()
         .flat_map(|uplink| uplink.addresses.iter().map(|net| (uplink.name.as_str(), *net)));
-    if let Some(found) = overlap(networks, attached) {
-        bail!("{found}");
+    match overlap(networks, attached) {
+        Some(found) => bail!("{found}"),
+        None => Ok(()),
     }
-    write_conflist(config)?;
-    Ok((dataplane, uplinks))
+}
+
+/// Where the dataplane lives.
+pub fn paths(config: &Config) -> Paths {
+    Paths {
+        bpffs: config.bpf.clone(),
+        run: config.run.clone(),
+    }
 }
 
 /// The node's configuration in the dataplane's words.
@@ -162,42 +176,6 @@ fn settings(config: &Config) -> NodeSettings {
         masquerade_all: config.masquerade_all,
         ..NodeSettings::default()
     }
-}
-
-/// The same in the plugin's words, written whole and only where it differs: every write makes the runtime load it again.
-fn write_conflist(config: &Config) -> anyhow::Result<()> {
-    let (first, last) = config.node_port_range;
-    let settings = Settings {
-        service_cidr: Some(config.service_cidr),
-        service_cidr_v6: config.service_cidr_v6(),
-        pod_cidr_v6: config.pod_cidr_v6(),
-        cluster_cidrs: config.cluster_pod_cidrs().to_vec(),
-        node_port_range: Some(PortRange(first, last)),
-        run: config.run.clone(),
-        bpf: config.bpf.clone(),
-        excluded_interfaces: config.excluded_interfaces.clone(),
-        node_address: config.node_address,
-        snat_ports: (config.snat_ports != SNAT_PORTS)
-            .then_some(PortRange(config.snat_ports.0, config.snat_ports.1)),
-        masquerade_all: config.masquerade_all,
-        ..Settings::new(config.pod_cidr)
-    };
-    let text = settings.conflist(NETWORK)?;
-    let path = config.cni_conf_dir.join(CONFLIST);
-    replace(&path, &text).with_context(|| format!("writing the plugin's configuration {}", path.display()))
-}
-
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    if fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    // Another ending: runtimes read every file that ends in .conf, .conflist or .json.
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, text)?;
-    fs::rename(&temporary, path)
 }
 
 /// Remove what belongs to no sandbox of the runtime: containerd never asks for it. Only a list that the runtime has given counts.
@@ -242,34 +220,5 @@ async fn sweep(ctx: &Context, dataplane: &Arc<Dataplane>) {
         }
         Ok(Err(failure)) => warn!("sweeping up after pods: {failure}"),
         Err(failure) => error!("sweeping up after pods: {failure}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_plugin_is_told_what_the_agent_is_configured_with() {
-        let folder = std::env::temp_dir().join(format!("keelson-conflist-{}", std::process::id()));
-        let config = Config {
-            cni_conf_dir: folder.clone(),
-            ..Config::default()
-        };
-        write_conflist(&config).expect("write");
-        let path = folder.join(CONFLIST);
-        let text = fs::read_to_string(&path).expect("read");
-        assert!(
-            text.contains(&config.pod_cidr.to_string()) && text.contains(&config.service_cidr.to_string()),
-            "{text}"
-        );
-        let written = fs::metadata(&path).and_then(|m| m.modified()).expect("time");
-        write_conflist(&config).expect("again");
-        assert_eq!(
-            fs::metadata(&path).and_then(|m| m.modified()).expect("time"),
-            written,
-            "an equal file is left alone"
-        );
-        fs::remove_dir_all(folder).expect("clean");
     }
 }

@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
+    config::Part,
     context::Context,
     doors::{
         cri::{Runtime, client::Client},
@@ -97,12 +98,14 @@ impl<R: Runtime> NodeLoop<R> {
         self.event(events::NORMAL, "Starting", "the agent starts");
         let mut health = self.ctx.health.watch();
         let mut addresses = self.ctx.network.addresses();
+        let mut revisions = self.ctx.world.watch();
         let mut shutdown = self.ctx.shutdown.clone();
         let mut period = time::interval(PERIOD);
         period.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             let reports = health.borrow_and_update().clone();
             let own = addresses.borrow_and_update().clone();
+            let given = revisions.borrow_and_update().given_node;
             self.learn_version(&reports).await;
             self.round(&reports, own);
             self.save();
@@ -110,6 +113,7 @@ impl<R: Runtime> NodeLoop<R> {
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
                 Ok(()) = health.changed() => {}
                 Ok(()) = addresses.changed() => {}
+                Ok(_) = revisions.wait_for(|now| now.given_node != given) => {}
                 _ = period.tick() => {}
             }
         }
@@ -123,7 +127,12 @@ impl<R: Runtime> NodeLoop<R> {
             error!("how much of this machine is in use: {error}");
         }
         self.readable = usage.is_ok();
-        let mut all: node::Reports<'_> = NEEDED.into_iter().map(|name| (name, None)).collect();
+        let needed = match self.ctx.config.part {
+            Part::Node => &NEEDED[..],
+            // Whoever runs the pods says how the runtime is.
+            Part::Proxy => &NEEDED[1..],
+        };
+        let mut all: node::Reports<'_> = needed.iter().map(|name| (*name, None)).collect();
         all.extend(reports.iter().map(|(name, report)| (*name, Some(report.clone()))));
         let addresses = match self.ctx.config.node_address {
             Some(main) => [main]
@@ -138,13 +147,25 @@ impl<R: Runtime> NodeLoop<R> {
             created: self.record.created,
             version: env!("CARGO_PKG_VERSION"),
             runtime: &self.version,
-            pod_cidr: self.ctx.config.pod_cidr.to_string(),
+            pod_cidrs: self
+                .ctx
+                .config
+                .all_pod_cidrs()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             machine: &self.machine,
             usage: usage.ok(),
             addresses: &addresses,
             reports: all,
+            given: None,
         };
         let turns = self.ctx.world.update(|objects| {
+            let given = objects.given_node.clone();
+            let view = View {
+                given: given.as_deref(),
+                ..view
+            };
             let (node, turns) = node::node(&objects.node, &view, Timestamp::now());
             if *objects.node != node {
                 objects.node = Arc::new(node);

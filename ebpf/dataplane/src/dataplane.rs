@@ -26,6 +26,7 @@ use crate::{
     object,
     paths::{self, Generation, Paths},
     prefix::PrefixMap,
+    settings::Before,
     sys,
     test_run::{self, TestContext, TestOutput},
 };
@@ -149,6 +150,14 @@ impl Dataplane {
         Ok(config.keelson1_ifindex != 0 && attach::links_are_settled(&self.generation, &wanted))
     }
 
+    /// The devices that lead outside, best first, as they are now; nothing is changed and nothing need be loaded.
+    pub fn uplinks(settings: &NodeSettings) -> Result<Vec<Uplink>> {
+        let mut netlink = Netlink::open()?;
+        let devices = netlink.devices()?;
+        let default = netlink.default_devices()?;
+        Ok(node::uplinks(&devices, &default, &settings.excluded_interfaces))
+    }
+
     fn configure_locked(&self, settings: &NodeSettings) -> Result<Vec<Uplink>> {
         let mut netlink = Netlink::open()?;
         let observe = |netlink: &mut Netlink| -> Result<_> {
@@ -161,8 +170,13 @@ impl Dataplane {
             Ok((devices, uplinks))
         };
         let (_, uplinks) = observe(&mut netlink)?;
-        host::ensure_pair(&mut netlink, settings, &uplinks)?;
-        host::set_sysctls(settings, &uplinks)?;
+        let devices = uplinks.iter().map(|uplink| uplink.name.as_str());
+        let before = Before::of(["lo"].into_iter().chain(devices));
+        let done = host::ensure_pair(&mut netlink, settings, &uplinks)
+            .and_then(|()| host::set_sysctls(settings, &uplinks));
+        // Whatever came of it: what was changed is to be set back.
+        before.keep(&self.paths)?;
+        done?;
         let (devices, uplinks) = observe(&mut netlink)?;
         let mut map = NodeMap::open(&self.generation)?;
         let previous = map.get()?;

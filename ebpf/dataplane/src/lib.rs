@@ -8,11 +8,13 @@
 //! | `attach`, `netlink` | tcx links on the node's devices, one filter on each block that pod links share |
 //! | `host`, `sysctl` | the pair by which the host's own processes reach Services |
 //! | `maps`, `prefix` | typed maps, layouts checked before use |
+//! | `settings`, `cleanup` | what the kernel's settings were, and taking everything away again |
 //! | `sys` | the few `bpf(2)` calls that aya lacks |
 //!
 //! Everything happens in the network and mount namespace of the calling thread.
 
 mod attach;
+mod cleanup;
 mod dataplane;
 mod error;
 mod host;
@@ -24,10 +26,12 @@ pub mod node;
 mod object;
 mod paths;
 mod prefix;
+mod settings;
 mod sys;
 mod sysctl;
 mod test_run;
 
+pub use cleanup::Removed;
 pub use dataplane::Dataplane;
 pub use error::{Error, Result};
 pub use keelson_abi as abi;

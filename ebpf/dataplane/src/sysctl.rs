@@ -1,17 +1,45 @@
 //! Per-device settings of the kernel, in the namespace of the calling thread. Never `all`.
 
-use std::{fs, io, path::PathBuf};
+use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
 use crate::error::{Error, Result};
 
+/// Ports that local sockets do not choose themselves.
+pub const RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// Every setting of a device that this crate changes: only these are looked at beforehand, and set back.
+const SETTINGS: [(&str, &str); 9] = [
+    ("ipv4", "accept_local"),
+    ("ipv4", "route_localnet"),
+    ("ipv4", "forwarding"),
+    ("ipv6", "forwarding"),
+    ("ipv6", "accept_ra"),
+    ("ipv6", "accept_dad"),
+    ("ipv6", "addr_gen_mode"),
+    ("ipv6", "router_solicitations"),
+    ("ipv6", "disable_ipv6"),
+];
+
+/// Paths of all settings of a device that this crate may change.
+pub fn all_of_device(device: &str) -> impl Iterator<Item = PathBuf> {
+    SETTINGS
+        .iter()
+        .map(move |(family, key)| path_of(family, device, key))
+}
+
+fn path_of(family: &str, device: &str, key: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/sys/net/{family}/conf"))
+        .join(device)
+        .join(key)
+}
+
 /// Write a setting of one device, if it is not so already.
 pub fn set_device(family: &str, device: &str, key: &str, value: &str) -> Result<()> {
-    set(
-        &PathBuf::from(format!("/proc/sys/net/{family}/conf"))
-            .join(device)
-            .join(key),
-        value,
-    )
+    debug_assert!(
+        SETTINGS.contains(&(family, key)),
+        "{family} {key} would not be set back"
+    );
+    set(&path_of(family, device, key), value)
 }
 
 /// A setting of one device; `None` where the kernel does not have it.
@@ -33,7 +61,7 @@ pub fn has_ipv6() -> bool {
 
 /// Keep local sockets from choosing these ports themselves.
 pub fn reserve_ports(ranges: &[(u16, u16)]) -> Result<()> {
-    let path = PathBuf::from("/proc/sys/net/ipv4/ip_local_reserved_ports");
+    let path = PathBuf::from(RESERVED_PORTS);
     let present = fs::read_to_string(&path).map_err(Error::on("reading", path.display().to_string()))?;
     set(&path, &merge(present.trim(), ranges))
 }
@@ -67,9 +95,56 @@ fn merge(present: &str, ranges: &[(u16, u16)]) -> String {
         .join(",")
 }
 
+/// The list `now` without what we added to `before` when we wrote `set`: others may have added to it since, and the kernel
+/// joins neighbours.
+pub fn without_ports(now: &str, before: &str, set: &str) -> String {
+    let (now, before, set) = (ports(now), ports(before), ports(set));
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for port in now
+        .into_iter()
+        .filter(|port| !set.contains(port) || before.contains(port))
+    {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
+            _ => ranges.push((port, port)),
+        }
+    }
+    let text = |(first, last): &(u16, u16)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+fn ports(list: &str) -> BTreeSet<u16> {
+    let range = |part: &str| -> Option<std::ops::RangeInclusive<u16>> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    list.trim().split(',').filter_map(range).flatten().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_given_back_and_those_of_others_stay() {
+        // Ours went in beside 8080, which the kernel joined with nothing; somebody added 29999's neighbour later.
+        assert_eq!(
+            without_ports("8080,20000-30000", "8080", "8080,20000-29999"),
+            "8080,30000"
+        );
+        assert_eq!(without_ports("20000-29999", "", "20000-29999"), "");
+        assert_eq!(
+            without_ports("20000-32767", "25000-25001", "20000-32767"),
+            "25000-25001"
+        );
+        assert_eq!(without_ports("1,2", "", "5"), "1-2");
+    }
 
     #[test]
     fn what_others_reserved_stays_and_ours_is_added_once() {

@@ -72,7 +72,7 @@ fn collect(value: &Value, path: &str, rules: &Rules, objects: &mut Vec<Object>, 
         }
         return;
     }
-    match kind_of(version, name) {
+    match kind_of(version, name, rules) {
         Ok(kind) => match object(kind, value, rules) {
             Ok(object) => objects.push(object),
             Err(found) => faults.extend(found.into_iter().map(|(at, message)| (join(path, &at), message))),
@@ -81,7 +81,7 @@ fn collect(value: &Value, path: &str, rules: &Rules, objects: &mut Vec<Object>, 
     }
 }
 
-fn kind_of(version: &str, name: &str) -> Result<Kind, (&'static str, String)> {
+fn kind_of(version: &str, name: &str, rules: &Rules) -> Result<Kind, (&'static str, String)> {
     if name.is_empty() {
         return Err(("kind", "is missing".to_owned()));
     }
@@ -92,6 +92,17 @@ fn kind_of(version: &str, name: &str) -> Result<Kind, (&'static str, String)> {
             format!("{name:?} is not supported by this version; supported are {known} and List"),
         ));
     };
+    if !rules.runs_pods && !kind.concerns_services() {
+        let taken = Kind::ALL.into_iter().filter(|kind| kind.concerns_services());
+        let taken: Vec<&str> = taken.map(Kind::name).collect();
+        return Err((
+            "kind",
+            format!(
+                "{name} is nothing for `keelson proxy`, which runs no pods; it takes {} and List",
+                taken.join(", ")
+            ),
+        ));
+    }
     if version != kind.api_version() {
         let expected = kind.api_version();
         return Err((

@@ -12,14 +12,14 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::object::{Kind, Object};
+use super::object::Object;
 
 /// Mode of files in volumes made of values: `0644`.
 const FILE_MODE: i32 = 0o644;
 
 /// Fill in what the object leaves open. Doing it twice changes nothing.
 pub fn object(object: &mut Object, node_name: &str) {
-    if object.kind() != Kind::Namespace {
+    if object.kind().namespaced() {
         set(&mut object.metadata_mut().namespace, || "default".to_owned());
     }
     match object {
@@ -33,7 +33,7 @@ pub fn object(object: &mut Object, node_name: &str) {
         Object::Service(value) => service(value),
         Object::Secret(value) => secret(value),
         Object::EndpointSlice(value) => endpoint_slice(value),
-        Object::ConfigMap(_) | Object::Namespace(_) => {}
+        Object::ConfigMap(_) | Object::Namespace(_) | Object::Node(_) => {}
     }
 }
 

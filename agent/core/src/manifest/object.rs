@@ -5,7 +5,7 @@ use std::fmt;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{ConfigMap, Pod, Secret, Service},
+        core::v1::{ConfigMap, Node, Pod, Secret, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -25,6 +25,8 @@ pub enum Kind {
     EndpointSlice,
     /// `v1 Namespace`: accepted, since manifests often lead with one; a namespace exists by being named.
     Namespace,
+    /// `v1 Node`: labels and taints of this node; of others nothing is taken.
+    Node,
     /// `v1 Pod`
     Pod,
     /// `v1 Secret`
@@ -35,11 +37,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, by name.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ConfigMap,
         Self::Deployment,
         Self::EndpointSlice,
         Self::Namespace,
+        Self::Node,
         Self::Pod,
         Self::Secret,
         Self::Service,
@@ -52,6 +55,7 @@ impl Kind {
             Self::Deployment => "Deployment",
             Self::EndpointSlice => "EndpointSlice",
             Self::Namespace => "Namespace",
+            Self::Node => "Node",
             Self::Pod => "Pod",
             Self::Secret => "Secret",
             Self::Service => "Service",
@@ -65,6 +69,19 @@ impl Kind {
             Self::EndpointSlice => "discovery.k8s.io/v1",
             _ => "v1",
         }
+    }
+
+    /// Whether its objects live in namespaces.
+    pub fn namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node)
+    }
+
+    /// Whether it is of use to an agent that runs no pods.
+    pub fn concerns_services(self) -> bool {
+        matches!(
+            self,
+            Self::EndpointSlice | Self::Namespace | Self::Node | Self::Service
+        )
     }
 
     /// The kind of that name, whatever its version.
@@ -105,6 +122,8 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A name for names; nothing more is kept of it.
     Namespace(ObjectMeta),
+    /// What a user says of this node.
+    Node(Node),
     /// Containers.
     Pod(Pod),
     /// Values for pods that are not shown.
@@ -121,6 +140,7 @@ macro_rules! each {
             Object::Deployment($object) => $expression,
             Object::EndpointSlice($object) => $expression,
             Object::Namespace($meta) => $namespace,
+            Object::Node($object) => $expression,
             Object::Pod($object) => $expression,
             Object::Secret($object) => $expression,
             Object::Service($object) => $expression,
@@ -136,6 +156,7 @@ impl Object {
             Self::Deployment(_) => Kind::Deployment,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Namespace(_) => Kind::Namespace,
+            Self::Node(_) => Kind::Node,
             Self::Pod(_) => Kind::Pod,
             Self::Secret(_) => Kind::Secret,
             Self::Service(_) => Kind::Service,
@@ -188,6 +209,7 @@ pub(super) fn typed(
         Kind::Namespace => {
             Object::Namespace(deserialize::<_, k8s_openapi::api::core::v1::Namespace>(value)?.metadata)
         }
+        Kind::Node => Object::Node(deserialize(value)?),
         Kind::Pod => Object::Pod(deserialize(value)?),
         Kind::Secret => Object::Secret(deserialize(value)?),
         Kind::Service => Object::Service(deserialize(value)?),

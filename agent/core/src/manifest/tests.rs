@@ -19,6 +19,7 @@ fn rules() -> Rules {
         node_name: "n1".to_owned(),
         service_cidr: "10.96.0.0/16".parse().expect("network"),
         node_port_range: (30000, 32767),
+        runs_pods: true,
     }
 }
 
@@ -517,5 +518,43 @@ fn objects_that_break_a_rule_are_refused_by_field() {
     good(
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "e"},
                 "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.1"]}], "ports": [{"port": 80}]}),
+    );
+}
+
+#[test]
+fn an_agent_without_pods_takes_only_what_services_are_made_of() {
+    let rules = Rules {
+        runs_pods: false,
+        ..rules()
+    };
+    let given = |value: Value| decode(&document(value), &rules);
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" }, "spec": { "containers": [] } });
+    let refused = given(pod).expect_err("refused");
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0].field, "kind");
+    assert!(
+        refused[0]
+            .message
+            .contains("EndpointSlice, Namespace, Node, Service"),
+        "{refused:?}"
+    );
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" } });
+    let found = given(node).expect("accepted");
+    assert_eq!(found[0].id().to_string(), "Node default/n1");
+    assert_eq!(found[0].metadata().namespace, None, "nodes live in no namespace");
+}
+
+#[test]
+fn a_taint_that_means_nothing_is_refused_by_name() {
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" },
+        "spec": { "taints": [{ "key": "a b", "effect": "Never" }] },
+    });
+    let found = faults(node);
+    let fields: Vec<&str> = found.iter().map(|(field, _)| field.as_str()).collect();
+    assert_eq!(
+        fields,
+        ["spec.taints[0].key", "spec.taints[0].effect"],
+        "{found:?}"
     );
 }

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentStrategy},
-        core::v1::{ConfigMap, Pod, PodSpec, Secret},
+        core::v1::{ConfigMap, Node, NodeSpec, Pod, PodSpec, Secret},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::{
@@ -37,6 +37,8 @@ pub struct Rules {
     pub service_cidr: Ipv4Net,
     /// First and last port for explicit node ports.
     pub node_port_range: (u16, u16),
+    /// Whether the agent runs pods; one that does not takes only what Services are made of.
+    pub runs_pods: bool,
 }
 
 /// All that is wrong with a defaulted object.
@@ -48,6 +50,7 @@ pub fn object(object: &Object, rules: &Rules) -> Vec<Fault> {
         Object::Deployment(value) => deployment(value, &mut faults),
         Object::EndpointSlice(value) => endpoint_slice(value, &mut faults),
         Object::Namespace(_) => {}
+        Object::Node(value) => node(value, &mut faults),
         Object::Pod(value) => pod(value, rules, &mut faults),
         Object::Secret(value) => secret(value, &mut faults),
         Object::Service(value) => service::check(value, rules, &mut faults),
@@ -86,6 +89,23 @@ impl Faults {
         if !(1..=65535).contains(&port) {
             self.add(path, format!("{port} must be 1 to 65535"));
         }
+    }
+}
+
+/// Labels, annotations, taints and whether pods are scheduled: the rest of a node is not a user's to say. What others wrote into
+/// the specification, such as its pod networks, may stand there.
+fn node(node: &Node, faults: &mut Faults) {
+    let Some(NodeSpec { taints, .. }) = &node.spec else {
+        return;
+    };
+    for (index, taint) in taints.iter().flatten().enumerate() {
+        let path = item("spec.taints", index);
+        faults.check(join(&path, "key"), names::qualified(&taint.key));
+        faults.one_of(
+            &join(&path, "effect"),
+            Some(&taint.effect),
+            &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+        );
     }
 }
 

@@ -32,7 +32,8 @@ fn view<'a>(machine: &'a Machine, usage: Usage, reports: &[(&'a str, Option<Resu
         created: at(0),
         version: "0.1.0",
         runtime: "containerd://1.6.20",
-        pod_cidr: "10.244.0.0/24".to_owned(),
+        pod_cidrs: vec!["10.244.0.0/24".to_owned()],
+        given: None,
         machine,
         usage: Some(usage),
         addresses: &[],
@@ -212,4 +213,42 @@ fn a_node_does_not_change_while_nothing_happens_but_is_confirmed_now_and_then() 
     assert_eq!(condition.last_heartbeat_time, Some(Time(at(300))));
     assert_eq!(condition.last_transition_time, Some(Time(at(0))));
     assert_ne!(condition.message, of(&first, "MemoryPressure").message);
+}
+
+#[test]
+fn what_a_manifest_says_of_the_node_stands_in_it() {
+    let given: Node = serde_json::from_value(serde_json::json!({
+        "metadata": {
+            "name": "n1",
+            "labels": { "topology.kubernetes.io/zone": "a", "kubernetes.io/arch": "said" },
+            "annotations": { "note": "x" },
+        },
+        "spec": {
+            "podCIDR": "192.0.2.0/24",
+            "taints": [{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }],
+            "unschedulable": true,
+        },
+    }))
+    .expect("a node");
+    let machine = machine();
+    let mut view = view(&machine, FINE, &[]);
+    view.given = Some(&given);
+    let (node, _) = node(&Node::default(), &view, at(0));
+    let value = serde_json::to_value(&node).expect("serialises");
+    for (pointer, expected) in [
+        ("/metadata/labels/topology.kubernetes.io~1zone", "a"),
+        ("/metadata/labels/kubernetes.io~1arch", "said"),
+        ("/metadata/labels/kubernetes.io~1os", "linux"),
+        ("/metadata/annotations/note", "x"),
+        ("/spec/taints/0/key", "ToBeDeletedByClusterAutoscaler"),
+        // What the node is configured with is not a manifest's to say.
+        ("/spec/podCIDR", "10.244.0.0/24"),
+    ] {
+        assert_eq!(
+            value.pointer(pointer).and_then(|found| found.as_str()),
+            Some(expected),
+            "{pointer}"
+        );
+    }
+    assert_eq!(node.spec.and_then(|spec| spec.unschedulable), Some(true));
 }

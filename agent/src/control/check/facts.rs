@@ -38,6 +38,12 @@ pub struct Facts {
     pub plugin: bool,
     /// The network configuration that the runtime takes.
     pub first_network: Option<String>,
+    /// Whether the kernel tracks connections.
+    pub conntrack: bool,
+    /// Whether kube-proxy runs in this network namespace.
+    pub kube_proxy: bool,
+    /// Types of plugins that network configurations name.
+    pub kinds: Vec<String>,
 }
 
 /// What the runtime says.
@@ -79,6 +85,9 @@ pub(super) async fn gather(places: &Places) -> Facts {
         plugin: fs::metadata(places.cni_bin_dir.join(PLUGIN))
             .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0),
         first_network: first_network(&places.cni_conf_dir),
+        conntrack: Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists(),
+        kube_proxy: runs_here("kube-proxy"),
+        kinds: kinds(&places.cni_conf_dir),
     }
 }
 
@@ -129,8 +138,39 @@ fn cgroups(mountinfo: &str) -> (bool, bool, Vec<String>) {
     (v1, v2, controllers)
 }
 
+/// Whether a process of this name runs in this process's network namespace.
+fn runs_here(name: &str) -> bool {
+    let here = fs::read_link("/proc/self/ns/net").ok();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .map(|entry| entry.path())
+        .filter(|path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name))
+        .any(|path| fs::read_link(path.join("ns/net")).ok() == here)
+}
+
+/// Types of plugins in all network configurations.
+fn kinds(folder: &Path) -> Vec<String> {
+    let values = configurations(folder)
+        .filter_map(|name| serde_json::from_slice::<Value>(&fs::read(folder.join(name)).ok()?).ok());
+    let mut kinds: Vec<String> = values
+        .flat_map(|value| {
+            let list = value.get("plugins").and_then(Value::as_array).cloned();
+            list.unwrap_or_else(|| vec![value])
+        })
+        .filter_map(|plugin| Some(plugin.get("type")?.as_str()?.to_owned()))
+        .collect();
+    kinds.sort();
+    kinds.dedup();
+    kinds
+}
+
 fn first_network(folder: &Path) -> Option<String> {
-    let entries = fs::read_dir(folder).ok()?.flatten();
+    configurations(folder).min()
+}
+
+/// Files that the runtime would read.
+fn configurations(folder: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| {
@@ -138,7 +178,6 @@ fn first_network(folder: &Path) -> Option<String> {
                 .iter()
                 .any(|end| name.ends_with(end))
         })
-        .min()
 }
 
 async fn runtime(socket: &Path) -> Result<RuntimeFacts, String> {
@@ -205,6 +244,20 @@ mod tests {
         let named = "33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
         assert_eq!(cgroups(named), (false, false, Vec::new()));
         assert!(mounted(hybrid).any(|(point, kind, _)| (point, kind) == ("/sys/fs/bpf", "bpf")));
+    }
+
+    #[test]
+    fn types_of_plugins_are_found_in_lists_and_in_single_configurations() {
+        let folder = std::env::temp_dir().join(format!("keelson-kinds-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("folder");
+        let list = r#"{"name":"a","plugins":[{"type":"macvlan"},{"type":"portmap"}]}"#;
+        fs::write(folder.join("10-a.conflist"), list).expect("written");
+        fs::write(folder.join("20-b.conf"), r#"{"name":"b","type":"bridge"}"#).expect("written");
+        fs::write(folder.join("30-c.conf"), "no JSON").expect("written");
+        fs::write(folder.join("notes.txt"), r#"{"type":"ipvlan"}"#).expect("written");
+        assert_eq!(kinds(&folder), ["bridge", "macvlan", "portmap"]);
+        assert_eq!(first_network(&folder).as_deref(), Some("10-a.conflist"));
+        fs::remove_dir_all(folder).expect("clean");
     }
 
     #[test]

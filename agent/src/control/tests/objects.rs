@@ -226,7 +226,8 @@ async fn what_was_applied_can_be_deleted() {
     assert_eq!((code, why.as_str()), (Code::NotFound, "pods \"p\" not found"));
     for (resource, code) in [
         ("ingresses", Code::InvalidArgument),
-        ("nodes", Code::InvalidArgument),
+        ("nodes", Code::NotFound),
+        ("events", Code::InvalidArgument),
         ("deployments", Code::NotFound),
     ] {
         let (found, why) = delete(&mut bench, resource, "x", None).await.expect_err(resource);

@@ -119,6 +119,14 @@ fn place(objects: &mut Objects, key: &Key, running: &mut Running, now: Timestamp
             );
         }
         Object::Namespace(_) => {}
+        // Of other nodes nothing is kept.
+        Object::Node(wanted) if wanted.metadata.name == objects.node.metadata.name => {
+            if objects.given_node.as_deref() != Some(wanted) {
+                objects.given_node = Some(Arc::new(wanted.clone()));
+                revisions.given_node += 1;
+            }
+        }
+        Object::Node(_) => {}
     }
     false
 }
@@ -169,6 +177,13 @@ fn remove(objects: &mut Objects, id: &Id, metadata: &ObjectMeta, now: Timestamp)
             &mut revisions.endpoint_slices,
         ),
         Kind::Namespace => {}
+        Kind::Node => {
+            let given = objects.given_node.as_ref();
+            if given.is_some_and(|given| given.metadata.uid.as_deref() == uid) {
+                objects.given_node = None;
+                revisions.given_node += 1;
+            }
+        }
     }
 }
 

@@ -504,6 +504,7 @@ fn the_demo_is_a_manifest_that_is_accepted() {
         node_name: "n1".to_owned(),
         service_cidr: Config::default().service_cidr,
         node_port_range: Config::default().node_port_range,
+        runs_pods: true,
     };
     let documents = yaml::documents(&text, yaml::Format::Yaml);
     assert!(!documents.is_empty());

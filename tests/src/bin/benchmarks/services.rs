@@ -213,6 +213,8 @@ fn context(dataplane: Arc<Dataplane>, shutdown: watch::Receiver<bool>) -> Contex
         config: Arc::new(config),
         world: World::new(Node::default()),
         health: Arc::default(),
+        proxy: Arc::default(),
+        metrics: Arc::default(),
         network: Arc::default(),
         metrics: Arc::default(),
         proxy: Arc::default(),
