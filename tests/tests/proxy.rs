@@ -81,7 +81,7 @@ impl Bench {
             proxy: None,
             server: None,
         };
-        let echo = binaries::find("echo")?;
+        let echo = binaries::find("keelson-echo")?;
         let echo = echo.to_string_lossy();
         let mut server = bench.client.command(&echo);
         server.args(["--http", "8080", "--tcp", "8007", "--udp", "8007"]);

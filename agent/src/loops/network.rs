@@ -174,6 +174,8 @@ fn settings(config: &Config) -> NodeSettings {
         node_address: config.node_address,
         snat_ports: config.snat_ports,
         masquerade_all: config.masquerade_all,
+        // Another plugin's pods leave as that plugin has it.
+        snat_pods: config.pod_network == PodNetwork::Own,
         ..NodeSettings::default()
     }
 }

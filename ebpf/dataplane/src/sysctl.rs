@@ -8,11 +8,12 @@ use crate::error::{Error, Result};
 pub const RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// Every setting of a device that this crate changes: only these are looked at beforehand, and set back.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("ipv4", "accept_local"),
     ("ipv4", "route_localnet"),
     ("ipv4", "forwarding"),
     ("ipv6", "forwarding"),
+    ("ipv6", "force_forwarding"),
     ("ipv6", "accept_ra"),
     ("ipv6", "accept_dad"),
     ("ipv6", "addr_gen_mode"),
@@ -44,9 +45,7 @@ pub fn set_device(family: &str, device: &str, key: &str, value: &str) -> Result<
 
 /// A setting of one device; `None` where the kernel does not have it.
 pub fn device(family: &str, device: &str, key: &str) -> Result<Option<String>> {
-    let path = PathBuf::from(format!("/proc/sys/net/{family}/conf"))
-        .join(device)
-        .join(key);
+    let path = path_of(family, device, key);
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -216,8 +216,6 @@ fn context(dataplane: Arc<Dataplane>, shutdown: watch::Receiver<bool>) -> Contex
         proxy: Arc::default(),
         metrics: Arc::default(),
         network: Arc::default(),
-        metrics: Arc::default(),
-        proxy: Arc::default(),
         shutdown,
     };
     ctx.network
