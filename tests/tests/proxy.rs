@@ -152,7 +152,7 @@ impl Bench {
              for key in accept_local route_localnet forwarding; do \
              cat /proc/sys/net/ipv4/conf/lo/$key /proc/sys/net/ipv4/conf/up0/$key; done; \
              cat /proc/sys/net/ipv4/ip_local_reserved_ports; tc filter show dev up0 ingress; tc filter show dev lo egress; \
-             ls /run/bpf 2>/dev/null || true",
+             ls /run/bpf/keelson 2>/dev/null || true",
         )
     }
 }
