@@ -113,7 +113,8 @@ pub fn backend(service: u32, revision: u32, slot: u32) -> Option<&'static Backen
 #[inline(always)]
 pub fn member(key: &MemberKey) -> Option<&'static Member> {
     // SAFETY: as for `endpoint`.
-    MEMBER.get_ptr(key).map(|entry| unsafe { &*entry })
+    let member = MEMBER.get_ptr(key).map(|entry| unsafe { &*entry });
+    member.filter(|member| member.flags & keelson_abi::MEMBER_GONE == 0)
 }
 
 /// One block of a Maglev table.

@@ -2,42 +2,151 @@
 //!
 //! The network loop loads the programs and publishes the door; the service loop waits for it. The maps stay when the agent ends.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use keelson_core::service::{
     health::HealthChecks,
-    plan::{Observed, Step},
+    plan::{Gone, Observed, Write},
 };
-use keelson_dataplane::Dataplane;
+use keelson_dataplane::{
+    BatchMap, Dataplane, Plain,
+    abi::{MAP_BACKEND, MAP_FRONTEND, MAP_MAGLEV, MAP_MEMBER, MAP_SOURCE_RANGE},
+};
 use tokio::sync::watch;
 
-/// The Service maps. Calls are a few system calls on memory each, so loops call them directly.
+/// The Service maps. Calls are a few system calls on memory each, however much is written.
 pub trait ServiceMaps: Send + Sync {
-    /// Read both maps.
+    /// Read all maps.
     fn observe(&self) -> anyhow::Result<Observed>;
-    /// Do one write.
-    fn apply(&self, step: &Step) -> anyhow::Result<()>;
+    /// Do these writes, in this order.
+    fn write(&self, writes: &[Write]) -> anyhow::Result<()>;
+    /// Delete UDP flows to endpoints that stopped serving, and the affinity of clients of these ids. Looks at whole tables.
+    fn forget(&self, gone: &BTreeSet<Gone>, affinity: &BTreeSet<u32>) -> anyhow::Result<()>;
+    /// Routes of the host to these addresses, by way of the dataplane; those of earlier ones go.
+    fn set_routes(&self, addresses: &[IpAddr]) -> anyhow::Result<()>;
+    /// Entries that fit into each map, by its name.
+    fn capacities(&self) -> anyhow::Result<Vec<(&'static str, u32)>>;
 }
 
 impl ServiceMaps for Dataplane {
     fn observe(&self) -> anyhow::Result<Observed> {
-        let frontends = self.frontends()?.into_iter().collect();
-        let backends = self.backends()?.into_iter().collect();
-        Ok(Observed { frontends, backends })
+        let tables = self.service_tables()?;
+        let members = tables.members.list()?.into_iter();
+        let ranges = tables.ranges.list()?.into_iter();
+        Ok(Observed {
+            frontends: tables.frontends.list()?.into_iter().collect(),
+            backends: tables.backends.list()?.into_iter().collect(),
+            members: members
+                .map(|(key, member)| ((key.service, key), member))
+                .collect(),
+            maglev: tables.maglev.list()?.into_iter().map(|(key, _)| key).collect(),
+            ranges: ranges
+                .map(|(key, _)| (u32::from_be(key.service_be), key))
+                .collect(),
+        })
     }
 
-    fn apply(&self, step: &Step) -> anyhow::Result<()> {
-        match step {
-            Step::RemoveFrontend(key) => self.remove_frontend(key).map(drop)?,
-            Step::PutFrontend(key, value) => self.put_frontend(key, value)?,
-            Step::RemoveBackend(key) => self.remove_backend(key).map(drop)?,
-            Step::PutBackend(key, value) => self.put_backend(key, value)?,
-            Step::ForgetUdpFlows { service } => {
-                self.forget_flows(|key, flow| key.proto == UDP && flow.service == *service)?;
+    fn write(&self, writes: &[Write]) -> anyhow::Result<()> {
+        let tables = self.service_tables()?;
+        // Neighbours of one kind are one call.
+        for run in writes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
+            match run.first() {
+                Some(Write::PutFrontend(..)) => put(&tables.frontends, run, |write| match write {
+                    Write::PutFrontend(key, value) => Some((*key, *value)),
+                    _ => None,
+                })?,
+                Some(Write::PutBackend(..)) => put(&tables.backends, run, |write| match write {
+                    Write::PutBackend(key, value) => Some((*key, *value)),
+                    _ => None,
+                })?,
+                Some(Write::PutMember(..)) => put(&tables.members, run, |write| match write {
+                    Write::PutMember(key, value) => Some((*key, *value)),
+                    _ => None,
+                })?,
+                Some(Write::PutMaglev(..)) => put(&tables.maglev, run, |write| match write {
+                    Write::PutMaglev(key, value) => Some((*key, **value)),
+                    _ => None,
+                })?,
+                Some(Write::PutRange(..)) => put(&tables.ranges, run, |write| match write {
+                    Write::PutRange(key) => Some((*key, 1)),
+                    _ => None,
+                })?,
+                Some(Write::RemoveFrontend(_)) => remove(&tables.frontends, run, |write| match write {
+                    Write::RemoveFrontend(key) => Some(*key),
+                    _ => None,
+                })?,
+                Some(Write::RemoveBackend(_)) => remove(&tables.backends, run, |write| match write {
+                    Write::RemoveBackend(key) => Some(*key),
+                    _ => None,
+                })?,
+                Some(Write::RemoveMember(_)) => remove(&tables.members, run, |write| match write {
+                    Write::RemoveMember(key) => Some(*key),
+                    _ => None,
+                })?,
+                Some(Write::RemoveMaglev(_)) => remove(&tables.maglev, run, |write| match write {
+                    Write::RemoveMaglev(key) => Some(*key),
+                    _ => None,
+                })?,
+                Some(Write::RemoveRange(_)) => remove(&tables.ranges, run, |write| match write {
+                    Write::RemoveRange(key) => Some(*key),
+                    _ => None,
+                })?,
+                None => {}
             }
         }
         Ok(())
     }
+
+    fn forget(&self, gone: &BTreeSet<Gone>, affinity: &BTreeSet<u32>) -> anyhow::Result<()> {
+        if !gone.is_empty() {
+            let ends: BTreeSet<_> = gone
+                .iter()
+                .map(|one| (one.service, one.endpoint.addr, one.endpoint.port_be))
+                .collect();
+            self.forget_flows(|key, flow| {
+                key.proto == UDP && ends.contains(&(flow.service, flow.other.dst, flow.other.dport_be))
+            })?;
+        }
+        if !affinity.is_empty() {
+            let tables = self.service_tables()?;
+            let entries = tables.affinity.list()?.into_iter().map(|(key, _)| key);
+            let stale: Vec<_> = entries.filter(|key| affinity.contains(&key.service)).collect();
+            tables.affinity.remove(&stale)?;
+        }
+        Ok(())
+    }
+
+    fn set_routes(&self, addresses: &[IpAddr]) -> anyhow::Result<()> {
+        Ok(self.set_host_routes(addresses)?)
+    }
+
+    fn capacities(&self) -> anyhow::Result<Vec<(&'static str, u32)>> {
+        let tables = self.service_tables()?;
+        Ok(vec![
+            (MAP_FRONTEND, tables.frontends.capacity()),
+            (MAP_BACKEND, tables.backends.capacity()),
+            (MAP_MEMBER, tables.members.capacity()),
+            (MAP_MAGLEV, tables.maglev.capacity()),
+            (MAP_SOURCE_RANGE, tables.ranges.capacity()),
+        ])
+    }
+}
+
+fn put<K: Plain, V: Plain>(
+    map: &BatchMap<K, V>,
+    run: &[Write],
+    entry: fn(&Write) -> Option<(K, V)>,
+) -> anyhow::Result<()> {
+    Ok(map.put(run.iter().filter_map(entry))?)
+}
+
+fn remove<K: Plain, V: Plain>(
+    map: &BatchMap<K, V>,
+    run: &[Write],
+    key: fn(&Write) -> Option<K>,
+) -> anyhow::Result<()> {
+    let keys: Vec<K> = run.iter().filter_map(key).collect();
+    Ok(map.remove(&keys)?)
 }
 
 const UDP: u8 = 17;

@@ -1,45 +1,62 @@
 //! Service loop: allocates addresses and ports, derives EndpointSlices from pods, and keeps the dataplane's maps.
 //!
-//! Observe: Services, pods, slices (World), allocations (store), the two maps (read once, then followed; read again after a
-//! failure and every `RELIST`). Plan: `keelson_core::service`. Apply: store, World, maps. Report: health, events, and the
-//! pods revision that the maps reflect, which the pod loop waits for before it stops a pod.
+//! Observe: Services, pods, slices, the node (World), allocations (store), the maps (read once, then followed; read again after a
+//! failure and every `RELIST`). Plan: `keelson_core::service`, for the Services that changed. Apply: store, World, maps. Report:
+//! health, events, metrics, health check ports, and the pods revision that the maps reflect, which the pod loop waits for before
+//! it stops a pod.
+//!
+//! | room | job |
+//! |---|---|
+//! | `allocation` | addresses and ports of Services, slices of pods (not for `keelson proxy`: its objects carry both) |
+//! | `changes` | which objects changed |
+
+mod allocation;
+mod changes;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    net::IpAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
 use keelson_core::{
     object::Key,
     service::{
-        allocate::{self, Allocation, Allocations, Pools},
-        desired::{self, NodeView},
-        plan::{self, Observed, Step},
+        desired::Report,
+        node::{NodePortAddresses, NodeView, zone},
         slices,
+        state::{Outcome, Services},
     },
 };
 use tokio::{sync::watch, time};
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    config,
     context::Context,
     doors::{
         dataplane::ServiceMaps,
-        store::{FileStore, Store, kind},
+        store::{FileStore, Store},
     },
     events::{self, Subject},
     health::subsystem,
-    world::{Objects, Revisions},
+    world::Revisions,
 };
+use allocation::Allocator;
 
 /// The maps are read back this often even if nothing failed: somebody else may have written to them.
 const RELIST: Duration = Duration::from_secs(300);
 /// After a failure the loop tries again this soon, then ever more slowly.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(10);
+/// When the endpoints of a Service changed last, as their author's clock has it.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Run until shutdown. What fails is reported and tried again.
 pub async fn run(ctx: Context) -> anyhow::Result<()> {
@@ -49,38 +66,41 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
 
 struct ServiceLoop {
     ctx: Context,
-    store: Box<dyn Store>,
-    pools: Pools,
-    /// What each UID holds, as in the store.
-    kept: BTreeMap<String, Allocation>,
-    /// The maps as last written; `None` = read them first.
-    maps: Option<Observed>,
-    /// Refusals already told, so that each is told once.
-    refused: BTreeMap<Key, String>,
+    allocator: Allocator,
+    /// What the core knows of the objects, and of the maps.
+    services: Services,
+    known_services: BTreeMap<Key, Arc<Service>>,
+    known_slices: BTreeMap<Key, Arc<EndpointSlice>>,
+    /// Revisions that allocations and derived slices were made of.
+    derived_from: Option<(u64, u64)>,
+    /// Services with their allocated fields; empty where objects carry them.
+    filled: BTreeMap<Key, Arc<Service>>,
+    /// When the changes at hand were triggered, as far as their authors say.
+    triggered: Vec<Timestamp>,
+    /// Addresses that need routes of their own, as far as the door was told.
+    routed: Option<Vec<IpAddr>>,
     /// All pods were known once: from then on a pod without a status is a new one.
     pods_known: bool,
 }
 
 impl ServiceLoop {
     fn new(ctx: Context, store: Box<dyn Store>) -> Self {
-        let (first, last) = ctx.config.node_port_range;
-        let pools = Pools {
-            addresses: ctx.config.service_cidr,
-            node_ports: first..=last,
-        };
         Self {
+            allocator: Allocator::new(&ctx, store),
             ctx,
-            store,
-            pools,
-            kept: BTreeMap::new(),
-            maps: None,
-            refused: BTreeMap::new(),
+            services: Services::default(),
+            known_services: BTreeMap::new(),
+            known_slices: BTreeMap::new(),
+            derived_from: None,
+            filled: BTreeMap::new(),
+            triggered: Vec::new(),
+            routed: None,
             pods_known: false,
         }
     }
 
     async fn run(mut self) -> anyhow::Result<()> {
-        self.kept = self.load();
+        self.allocator.load();
         let mut revisions = self.ctx.world.watch();
         let mut door = self.ctx.network.maps();
         let mut addresses = self.ctx.network.addresses();
@@ -100,7 +120,7 @@ impl ServiceLoop {
                     self.ctx
                         .health
                         .set(subsystem::SERVICES, Err(format!("{failure:#}")));
-                    self.maps = None;
+                    self.forget_maps();
                     let wait = retry;
                     retry = (retry * 2).min(RETRY_LAST);
                     wait
@@ -108,198 +128,205 @@ impl ServiceLoop {
             };
             tokio::select! {
                 () = concerned(&mut revisions, seen) => {}
-                _ = door.changed() => self.maps = None,
+                _ = door.changed() => self.forget_maps(),
                 _ = addresses.changed() => {}
-                () = time::sleep(wait) => self.maps = None,
+                () = time::sleep(wait) => self.forget_maps(),
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
             }
         }
     }
 
+    /// What was written is not known to be so any more.
+    fn forget_maps(&mut self) {
+        self.services.forget_maps();
+        self.routed = None;
+    }
+
     /// Observe, plan, apply, report: once.
     fn round(&mut self, seen: Revisions, maps: Option<&dyn ServiceMaps>) -> anyhow::Result<()> {
-        // Before the manifests were read, "no Service" means "not known yet".
+        // Before everything was listed, "no Service" means "not known yet".
         if seen.listed == 0 {
             return Ok(());
         }
-        let snapshot = self.ctx.world.snapshot();
-        self.pods_known |= snapshot.pods_are_known();
-        let filled = self.allocate(&snapshot)?;
+        if self.ctx.config.part == config::Part::Node {
+            self.derive()?;
+        } else {
+            self.pods_known = true;
+        }
         // Endpoints of pods that were not looked at yet stay in the maps: an agent that returns changes only the difference.
         if !self.pods_known {
-            self.publish(&filled, None);
             return Ok(());
         }
-        let derived = slices::slices(&filled, &snapshot.pods);
-        self.publish(&filled, Some(&derived));
+        let pods = self.observe();
         let Some(maps) = maps else { return Ok(()) };
-        let mut all: BTreeMap<Key, Arc<EndpointSlice>> = snapshot
-            .endpoint_slices
-            .into_iter()
-            .filter(|(_, slice)| !slices::is_ours(slice))
-            .collect();
-        all.extend(derived.into_iter().map(|(key, slice)| (key, Arc::new(slice))));
-        let node = NodeView {
-            name: self.ctx.config.node_name.clone(),
-            zone: None,
-            addresses: self.ctx.network.addresses().borrow().clone(),
-        };
-        let desired = desired::desired(&filled, &all, &node);
-        self.program(maps, &desired)?;
-        self.ctx.world.set_programmed(snapshot.revisions.pods);
+        self.program(maps)?;
+        self.ctx.world.set_programmed(pods);
+        self.ctx.proxy.updated();
         self.ctx.health.set(subsystem::SERVICES, Ok(()));
         Ok(())
     }
 
-    fn program(&mut self, maps: &dyn ServiceMaps, desired: &desired::Desired) -> anyhow::Result<()> {
-        let observed = match self.maps.take() {
-            Some(observed) => observed,
-            None => maps.observe()?,
-        };
-        let steps = plan::plan(desired, &observed, first_generation());
-        let mut observed = observed;
-        for step in &steps {
-            debug!(?step, "service map");
-            maps.apply(step)?;
-            follow(&mut observed, step);
+    /// Give Services their addresses and pods their slices, where something they follow from has changed.
+    fn derive(&mut self) -> anyhow::Result<()> {
+        let revisions = self
+            .ctx
+            .world
+            .read(|objects| (objects.revisions.services, objects.revisions.pods));
+        if self.pods_known && self.derived_from == Some(revisions) {
+            return Ok(());
         }
-        if !steps.is_empty() {
-            info!(
-                steps = steps.len(),
-                groups = desired.groups.len(),
-                "Services programmed"
-            );
+        let snapshot = self.ctx.world.snapshot();
+        self.pods_known |= snapshot.pods_are_known();
+        self.filled = self.allocator.allocate(&self.ctx, &snapshot)?;
+        if !self.pods_known {
+            allocation::publish(&self.ctx, &self.filled, None);
+            return Ok(());
         }
-        self.maps = Some(observed);
+        let derived = slices::slices(&self.filled, &snapshot.pods);
+        allocation::publish(&self.ctx, &self.filled, Some(&derived));
+        // Publishing raises the revision of Services itself: what is looked at again then is the same.
+        self.derived_from = Some((snapshot.revisions.services, snapshot.revisions.pods));
         Ok(())
     }
 
-    /// Give every Service its address and ports, on disk before anyone sees them. Refused ones are left out.
-    fn allocate(&mut self, snapshot: &Objects) -> anyhow::Result<BTreeMap<Key, Arc<Service>>> {
-        let Allocations { given, refused } = allocate::allocate(&snapshot.services, &self.kept, &self.pools);
-        let mut filled = BTreeMap::new();
-        let mut uids = BTreeSet::new();
-        for (key, allocation) in &given {
-            let Some(service) = snapshot.services.get(key) else {
-                continue;
+    /// Tell the core what changed; returns the revision of pods that it knows now.
+    fn observe(&mut self) -> u64 {
+        let (known_services, known_slices) = (&mut self.known_services, &mut self.known_slices);
+        let (filled, part) = (&self.filled, self.ctx.config.part);
+        let (services, endpoint_slices, node, pods) = self.ctx.world.read(|objects| {
+            let services = if part == config::Part::Node {
+                filled
+            } else {
+                &objects.services
             };
-            if let Some(uid) = &service.metadata.uid {
-                self.keep(uid, allocation)?;
-                uids.insert(uid.clone());
-            }
-            filled.insert(key.clone(), Arc::new(allocate::fill(service, allocation)));
+            (
+                changes::follow(known_services, services),
+                changes::follow(known_slices, &objects.endpoint_slices),
+                objects.node.clone(),
+                objects.revisions.pods,
+            )
+        });
+        if !services.is_empty() || !endpoint_slices.is_empty() {
+            self.ctx.proxy.queued();
+            self.ctx.metrics.queued(services.len(), endpoint_slices.len());
         }
-        // A refused Service keeps what it held, so that it gets it back when the conflict is solved.
-        uids.extend(
-            refused
-                .keys()
-                .filter_map(|key| snapshot.services.get(key)?.metadata.uid.clone()),
-        );
-        let gone: Vec<String> = self
-            .kept
-            .keys()
-            .filter(|uid| !uids.contains(*uid))
-            .cloned()
-            .collect();
-        for uid in gone {
-            self.store.remove(kind::SERVICES, &uid)?;
-            self.kept.remove(&uid);
+        for (key, service) in services {
+            self.services.set_service(&key, service);
         }
-        self.tell_refused(&refused, snapshot);
-        Ok(filled)
+        for (key, slice) in endpoint_slices {
+            self.triggered.extend(slice.as_deref().and_then(trigger_time));
+            self.services.set_slice(&key, slice);
+        }
+        self.services.set_node(self.view(&node));
+        pods
     }
 
-    fn keep(&mut self, uid: &str, allocation: &Allocation) -> anyhow::Result<()> {
-        if self.kept.get(uid) != Some(allocation) {
-            self.store
-                .put(kind::SERVICES, uid, &serde_json::to_value(allocation)?)?;
-            self.kept.insert(uid.to_owned(), allocation.clone());
+    /// This node, as far as Services see it.
+    fn view(&self, node: &Node) -> NodeView {
+        let config = &self.ctx.config;
+        let addresses = self.ctx.network.addresses().borrow().clone();
+        let primary = |v6: bool| {
+            let family = |address: &&IpAddr| address.is_ipv6() == v6;
+            let configured = config.node_address.filter(|address| addresses.contains(address));
+            configured
+                .as_ref()
+                .filter(family)
+                .or_else(|| addresses.iter().find(family))
+                .copied()
+        };
+        NodeView {
+            name: config.node_name.clone(),
+            zone: zone(node),
+            primary: [primary(false), primary(true)].into_iter().flatten().collect(),
+            node_ports: NodePortAddresses::of(&config.node_port_addresses),
+            service_networks: config.all_service_cidrs(),
+            external_ips: config.external_ips,
+            reset_gone: config.reset_gone_connections,
+            maglev: config.load_balancing == config::LoadBalancing::Maglev,
+            localhost_node_ports: config.localhost_node_ports,
+            addresses: addresses.into_iter().collect(),
+        }
+    }
+
+    /// Bring the maps to what the objects ask.
+    fn program(&mut self, maps: &dyn ServiceMaps) -> anyhow::Result<()> {
+        if self.services.needs_maps() {
+            self.services.observe(maps.observe()?, first_generation());
+        }
+        let started = Instant::now();
+        let Outcome {
+            plan,
+            reports,
+            health,
+            ..
+        } = self.services.plan();
+        for write in &plan.writes {
+            debug!(?write, "service map");
+        }
+        maps.write(&plan.writes)?;
+        self.route(maps)?;
+        self.tell(started.elapsed(), plan.writes.len(), reports);
+        if health {
+            self.ctx
+                .network
+                .publish_health_checks(self.services.health_checks().clone());
+        }
+        // The programs choose anew by themselves: nobody waits for this.
+        maps.forget(&plan.gone, &plan.forget_affinity)
+    }
+
+    /// Addresses beyond the Service networks reach the dataplane by routes of their own.
+    fn route(&mut self, maps: &dyn ServiceMaps) -> anyhow::Result<()> {
+        let routes: Vec<_> = self.services.routes().collect();
+        if self.routed.as_ref() != Some(&routes) {
+            maps.set_routes(&routes)?;
+            self.routed = Some(routes);
         }
         Ok(())
     }
 
-    fn tell_refused(&mut self, refused: &BTreeMap<Key, allocate::Refusal>, snapshot: &Objects) {
-        let current: BTreeMap<Key, String> = refused
-            .iter()
-            .map(|(key, refusal)| (key.clone(), refusal.to_string()))
-            .collect();
-        for (key, message) in &current {
-            if self.refused.get(key) == Some(message) {
-                continue;
-            }
-            warn!("{message}");
-            let uid = snapshot
-                .services
-                .get(key)
+    /// Metrics, logs and events of what was programmed.
+    fn tell(&mut self, took: Duration, writes: usize, reports: Vec<(Key, Report)>) {
+        if writes != 0 {
+            info!(writes, ?took, "Services programmed");
+        }
+        self.ctx.metrics.programmed(took);
+        for triggered in self.triggered.drain(..) {
+            self.ctx.metrics.endpoint_programmed(triggered);
+        }
+        for (key, report) in reports {
+            warn!("Service {key}: {}", report.message);
+            let uid = self
+                .known_services
+                .get(&key)
                 .and_then(|service| service.metadata.uid.clone());
             let subject = Subject {
                 kind: "Service",
-                key: key.clone(),
+                key,
                 uid,
                 field: None,
             };
             let event = events::event(
                 subject,
                 events::WARNING,
-                "FailedAllocation",
-                message,
+                report.reason,
+                &report.message,
                 Timestamp::now(),
             );
             self.ctx.world.update(|objects| objects.record(event));
         }
-        self.refused = current;
     }
+}
 
-    /// Write what changed into the World: allocated fields, and our slices where they could be derived.
-    fn publish(&self, filled: &BTreeMap<Key, Arc<Service>>, derived: Option<&BTreeMap<Key, EndpointSlice>>) {
-        self.ctx.world.update(|objects| {
-            for (key, service) in filled {
-                // The object may have been replaced since the snapshot: only the allocated fields of the same one are written.
-                let current = objects.services.get(key);
-                if current.is_some_and(|current| current != service && current.metadata == service.metadata) {
-                    objects.services.insert(key.clone(), service.clone());
-                    objects.revisions.services += 1;
-                }
-            }
-            let Some(derived) = derived else { return };
-            let stale: Vec<Key> = objects
-                .endpoint_slices
-                .iter()
-                .filter(|(key, slice)| slices::is_ours(slice) && !derived.contains_key(*key))
-                .map(|(key, _)| key.clone())
-                .collect();
-            for key in stale {
-                objects.endpoint_slices.remove(&key);
-                objects.revisions.endpoint_slices += 1;
-            }
-            for (key, slice) in derived {
-                if objects.endpoint_slices.get(key).map(AsRef::as_ref) != Some(slice) {
-                    objects
-                        .endpoint_slices
-                        .insert(key.clone(), Arc::new(slice.clone()));
-                    objects.revisions.endpoint_slices += 1;
-                }
-            }
-        });
-    }
-
-    /// Allocations on disk. A damaged record costs that Service its place only, and is told.
-    fn load(&self) -> BTreeMap<String, Allocation> {
-        let records = self.store.list(kind::SERVICES).unwrap_or_else(|failure| {
-            error!("reading the allocations of Services: {failure}; Services get new addresses");
-            Vec::new()
-        });
-        let read = |(uid, value): (String, Result<serde_json::Value, _>)| {
-            let allocation = value
-                .map_err(anyhow::Error::from)
-                .and_then(|value| Ok(serde_json::from_value(value)?));
-            allocation
-                .map_err(|failure| warn!("allocation of Service {uid}: {failure:#}"))
-                .ok()
-                .map(|a| (uid, a))
-        };
-        records.into_iter().filter_map(read).collect()
-    }
+/// When the change that a slice shows happened.
+fn trigger_time(slice: &EndpointSlice) -> Option<Timestamp> {
+    slice
+        .metadata
+        .annotations
+        .as_ref()?
+        .get(TRIGGER_TIME)?
+        .parse()
+        .ok()
 }
 
 /// Random: generations of Services that follow each other under one id must not meet.
@@ -308,20 +335,9 @@ fn first_generation() -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// What a step does to the maps, so that they need not be read after every change.
-fn follow(maps: &mut Observed, step: &Step) {
-    match *step {
-        Step::RemoveFrontend(key) => drop(maps.frontends.remove(&key)),
-        Step::PutFrontend(key, value) => drop(maps.frontends.insert(key, value)),
-        Step::RemoveBackend(key) => drop(maps.backends.remove(&key)),
-        Step::PutBackend(key, value) => drop(maps.backends.insert(key, value)),
-        Step::ForgetUdpFlows { .. } => {}
-    }
-}
-
 /// Wait for a change of something that Services are made of.
 async fn concerned(revisions: &mut watch::Receiver<Revisions>, seen: Revisions) {
-    let of = |r: &Revisions| (r.services, r.endpoint_slices, r.pods, r.listed);
+    let of = |r: &Revisions| (r.services, r.endpoint_slices, r.pods, r.node, r.listed);
     if revisions.wait_for(|now| of(now) != of(&seen)).await.is_err() {
         // The world is gone: the process ends.
         std::future::pending::<()>().await;

@@ -145,6 +145,9 @@ const _: () = assert!(size_of::<Member>() == 4);
 pub const MEMBER_CLUSTER: u16 = 1;
 /// New clients of the Local policy may be given this endpoint.
 pub const MEMBER_LOCAL: u16 = 2;
+/// The endpoint serves no more and is about to be removed: to be taken as an entry that is not there. It stands until the frontends'
+/// new generation is written, so that no flow is confirmed in between.
+pub const MEMBER_GONE: u16 = 4;
 
 /// Key of the `affinity` map.
 #[repr(C)]

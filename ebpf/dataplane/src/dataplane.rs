@@ -1,8 +1,9 @@
 //! The loaded dataplane, opened: what the agent and the plugin hold.
 
 use std::{
+    net::IpAddr,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ipnet::IpNet;
@@ -26,6 +27,7 @@ use crate::{
     object,
     paths::{self, Generation, Paths},
     prefix::PrefixMap,
+    services::ServiceTables,
     settings::Before,
     sys,
     test_run::{self, TestContext, TestOutput},
@@ -39,6 +41,7 @@ pub struct Dataplane {
     frontends: Lazy<FrontendKey, Frontend>,
     backends: Lazy<BackendKey, BackendBlock>,
     flows: Lazy<FlowKey, Flow>,
+    services: Mutex<Option<Arc<ServiceTables>>>,
 }
 
 type Lazy<K, V> = Mutex<Option<Table<K, V>>>;
@@ -111,6 +114,7 @@ impl Dataplane {
             frontends: Mutex::new(None),
             backends: Mutex::new(None),
             flows: Mutex::new(None),
+            services: Mutex::new(None),
         }
     }
 
@@ -198,6 +202,16 @@ impl Dataplane {
         Ok(uplinks)
     }
 
+    /// Make the host's routes to single addresses of Services exactly these; addresses inside the Service networks need none.
+    pub fn set_host_routes(&self, addresses: &[IpAddr]) -> Result<()> {
+        let node = self.node()?;
+        let source = |v6: bool| {
+            let address = if v6 { node.ipv6 } else { node.ipv4 };
+            (address != Addr::default()).then(|| address.into())
+        };
+        host::set_routes(&mut Netlink::open()?, addresses, source)
+    }
+
     /// The node's values.
     pub fn node(&self) -> Result<NodeConfig> {
         NodeMap::open(&self.generation)?.get()
@@ -273,6 +287,17 @@ impl Dataplane {
     /// Remove a block of backend slots.
     pub fn remove_backend(&self, key: &BackendKey) -> Result<bool> {
         self.with(&self.backends, MAP_BACKEND, |table| table.remove(key))
+    }
+
+    /// The Service maps, many entries per call.
+    pub fn service_tables(&self) -> Result<Arc<ServiceTables>> {
+        let mut opened = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*opened {
+            Some(tables) => Ok(tables.clone()),
+            None => Ok(opened
+                .insert(Arc::new(ServiceTables::open(&self.generation)?))
+                .clone()),
+        }
     }
 
     /// All flows, entries and stubs.

@@ -48,6 +48,14 @@ pub enum Error {
     /// Somebody else has been loading for too long.
     #[error("the lock {0} is held by another process for too long: try again")]
     Busy(PathBuf),
+    /// A map holds as many entries as it can.
+    #[error("the map {map} is full ({capacity} entries): it grows as soon as the agent can make it")]
+    MapFull {
+        /// Its name.
+        map: &'static str,
+        /// Entries that fit.
+        capacity: u32,
+    },
     /// A system call failed.
     #[error("{operation} {object}: {source}")]
     System {

@@ -119,6 +119,42 @@ fn put_routes(
     Ok(())
 }
 
+/// Make the host's routes to single addresses of Services exactly these: whatever network they are in, its processes then reach
+/// them by the dataplane.
+pub fn set_routes(
+    netlink: &mut Netlink,
+    addresses: &[IpAddr],
+    source: impl Fn(bool) -> Option<IpAddr>,
+) -> Result<()> {
+    let devices = netlink.devices()?;
+    let Some(zero) = devices.iter().find(|device| device.name == KEELSON0) else {
+        return Err(Error::system(
+            "finding the device",
+            KEELSON0,
+            std::io::ErrorKind::NotFound.into(),
+        ));
+    };
+    let ifindex = zero.index;
+    let route = |address: IpAddr| Route {
+        destination: IpNet::from(address),
+        ifindex,
+        gateway: Some(if address.is_ipv6() {
+            IpAddr::from(GATEWAY_V6)
+        } else {
+            IpAddr::from(GATEWAY_V4)
+        }),
+        source: source(address.is_ipv6()),
+    };
+    let present = netlink.host_routes(ifindex)?;
+    for address in addresses.iter().filter(|address| !present.contains(address)) {
+        netlink.put_route(&route(*address))?;
+    }
+    for address in present.into_iter().filter(|address| !addresses.contains(address)) {
+        netlink.remove_route(&route(address))?;
+    }
+    Ok(())
+}
+
 /// What the kernel must allow on lo and on uplinks; nothing on `all`.
 pub fn set_sysctls(settings: &NodeSettings, uplinks: &[Uplink]) -> Result<()> {
     for key in ["accept_local", "route_localnet", "forwarding"] {

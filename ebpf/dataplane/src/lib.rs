@@ -9,11 +9,13 @@
 //! | `host`, `sysctl` | the pair by which the host's own processes reach Services |
 //! | `maps`, `prefix` | typed maps, layouts checked before use |
 //! | `settings`, `cleanup` | what the kernel's settings were, and taking everything away again |
+//! | `services`, `batch` | the Service maps, many entries per call |
 //! | `sys` | the few `bpf(2)` calls that aya lacks |
 //!
 //! Everything happens in the network and mount namespace of the calling thread.
 
 mod attach;
+mod batch;
 mod cleanup;
 mod dataplane;
 mod error;
@@ -26,15 +28,20 @@ pub mod node;
 mod object;
 mod paths;
 mod prefix;
+mod services;
 mod settings;
 mod sys;
 mod sysctl;
 mod test_run;
 
+/// What keys and values of maps are: plain data.
+pub use aya::Pod as Plain;
+pub use batch::BatchMap;
 pub use cleanup::Removed;
 pub use dataplane::Dataplane;
 pub use error::{Error, Result};
 pub use keelson_abi as abi;
 pub use node::{NodeSettings, Uplink};
 pub use paths::{Generation, Paths};
+pub use services::{Fill, ServiceTables};
 pub use test_run::{TestContext, TestOutput, run_program};

@@ -20,6 +20,9 @@ const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_TCX_INGRESS: u32 = 46;
@@ -205,4 +208,94 @@ pub fn netns_cookie() -> io::Result<u64> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Where a listing goes on; opaque. Hash maps use four bytes of it, tries a whole key.
+#[derive(Clone, Copy)]
+pub struct BatchToken {
+    bytes: [u8; 64],
+    begun: bool,
+}
+
+impl Default for BatchToken {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 64],
+            begun: false,
+        }
+    }
+}
+
+/// `struct { in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags } batch` of `union bpf_attr`.
+fn batch(map: BorrowedFd<'_>, keys: u64, values: u64, count: usize) -> Attr {
+    Attr::new()
+        .u64(16, keys)
+        .u64(24, values)
+        .u32(32, u32::try_from(count).unwrap_or(u32::MAX))
+        .fd(36, map.as_raw_fd())
+}
+
+/// Write many entries. The caller has checked that the map's key and value sizes are those of `K` and `V`.
+pub fn map_update_batch<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    if keys.len() != values.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut attr = batch(map, keys.as_ptr() as u64, values.as_ptr() as u64, keys.len());
+    // SAFETY: both arrays are live and hold as many entries as announced, of the sizes the map has.
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// Delete many entries. Returns how many were deleted before it ended or failed.
+pub fn map_delete_batch<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) -> (usize, io::Result<()>) {
+    if keys.is_empty() {
+        return (0, Ok(()));
+    }
+    let mut attr = batch(map, keys.as_ptr() as u64, 0, keys.len());
+    // SAFETY: the array is live and holds as many keys as announced, of the size the map has.
+    let result = unsafe { bpf(BPF_MAP_DELETE_BATCH, &mut attr) }.map(drop);
+    (attr.read(32) as usize, result)
+}
+
+/// Read up to `size` entries from where the token stands. Returns whether there are more.
+pub fn map_lookup_batch<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    token: &mut BatchToken,
+    size: usize,
+    found: &mut Vec<(K, V)>,
+) -> io::Result<bool> {
+    let mut keys: Vec<K> = Vec::with_capacity(size);
+    let mut values: Vec<V> = Vec::with_capacity(size);
+    let mut next = [0_u8; 64];
+    let from = if token.begun {
+        token.bytes.as_ptr() as u64
+    } else {
+        0
+    };
+    let mut attr = batch(map, keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64, size)
+        .u64(0, from)
+        .u64(8, next.as_mut_ptr() as u64);
+    // SAFETY: the arrays have room for as many entries as announced; the tokens are larger than any key of ours.
+    let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+    let more = match result {
+        Ok(_) => true,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+        Err(error) => return Err(error),
+    };
+    let count = (attr.read(32) as usize).min(size);
+    // SAFETY: the kernel has written that many entries, and any bytes are a valid value of plain data.
+    unsafe {
+        keys.set_len(count);
+        values.set_len(count);
+    }
+    found.extend(keys.into_iter().zip(values));
+    token.bytes = next;
+    token.begun = true;
+    Ok(more)
 }

@@ -1,281 +1,182 @@
-//! The steps from the maps as they are to the maps as they should be.
+//! The maps as they are, and the writes that make them what they should be.
 //!
-//! The order keeps every moment whole: stale frontends out, new slots in under a new revision, frontends flipped to it,
-//! stale slots out, UDP flows forgotten. A crash between any two steps leaves maps that the next plan repairs. Ids are read back
-//! from the maps, so nothing but the maps remembers them.
+//! The order of a plan keeps every moment whole: stale frontends out; ranges, slots, tables and members in under a new revision;
+//! frontends flipped to it; stale slots and members out. **Members that no longer serve are marked before the flip and removed after
+//! it**: removed before, a plan that was cut off in between could not tell that flows to them must be looked at anew; removed
+//! after it without a mark, a flow could be confirmed in between. A plan that is cut off anywhere leaves maps that the next one repairs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_abi::{BACKEND_BLOCK, Backend, BackendBlock, BackendKey, Frontend, FrontendKey};
-
-use super::desired::{Desired, Group};
+use keelson_abi::{
+    BACKEND_BLOCK, Backend, BackendBlock, BackendKey, Frontend, FrontendKey, MaglevBlock, MaglevKey, Member,
+    MemberKey, SourceRangeKey,
+};
 
 /// Service id of the entries that refuse undefined ports of a known address: no real Service has it.
 pub const GUARD: u32 = u32::MAX;
-const UDP: u8 = 17;
 
-/// The two maps as they are.
+/// Key of the entry that remembers which ids were ever given: its `revision` is the first one that was not. No packet asks it,
+/// since nothing is sent to the unspecified address. It lives as long as the maps do, and so as long as flows.
+pub const WATERMARK: FrontendKey = FrontendKey {
+    addr: keelson_abi::Addr([0; 4]),
+    port_be: 0,
+    proto: 0,
+    reserved: 0,
+};
+
+/// The maps as they are. Keys stand behind the Service id, so that what one id has is one range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// The `frontend` map.
     pub frontends: BTreeMap<FrontendKey, Frontend>,
     /// The `backend` map.
     pub backends: BTreeMap<BackendKey, BackendBlock>,
+    /// The `member` map.
+    pub members: BTreeMap<(u32, MemberKey), Member>,
+    /// Keys of the `maglev` map. A frontend names a revision only when its table is whole, so the values need not be known.
+    pub maglev: BTreeSet<MaglevKey>,
+    /// The `source_range` map.
+    pub ranges: BTreeSet<(u32, SourceRangeKey)>,
 }
 
 /// One write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
     /// Delete from `frontend`.
     RemoveFrontend(FrontendKey),
+    /// Write to `source_range`.
+    PutRange(SourceRangeKey),
     /// Write to `backend`.
     PutBackend(BackendKey, BackendBlock),
+    /// Write to `maglev`.
+    PutMaglev(MaglevKey, Box<MaglevBlock>),
+    /// Write to `member`.
+    PutMember(MemberKey, Member),
     /// Write to `frontend`.
     PutFrontend(FrontendKey, Frontend),
     /// Delete from `backend`.
     RemoveBackend(BackendKey),
-    /// Delete the UDP flows of this Service id: the programs choose anew anyway, this frees their places.
-    ForgetUdpFlows {
-        /// [`Frontend::service`].
-        service: u32,
-    },
+    /// Delete from `maglev`.
+    RemoveMaglev(MaglevKey),
+    /// Delete from `member`.
+    RemoveMember(MemberKey),
+    /// Delete from `source_range`.
+    RemoveRange(SourceRangeKey),
 }
 
-/// The steps in order; empty = settled. `first_generation` is where the generations of new Services begin: a random number, since
-/// the maps forget a deleted Service's id, and a flow of its last holder must not look like one of the next.
-pub fn plan(desired: &Desired, observed: &Observed, first_generation: u32) -> Vec<Step> {
-    let mut planner = Planner {
-        observed,
-        claimed: BTreeSet::new(),
-        next_id: 1,
-        first_generation,
-        steps: Steps::default(),
-    };
-    planner.reserve(desired);
-    let mut wanted: BTreeMap<FrontendKey, Frontend> = BTreeMap::new();
-    let mut live: BTreeSet<BackendKey> = BTreeSet::new();
-    for address in &desired.guards {
-        let key = FrontendKey {
-            addr: (*address).into(),
-            port_be: 0,
-            proto: 0,
-            reserved: 0,
-        };
-        wanted.insert(
-            key,
-            Frontend {
-                service: GUARD,
-                ..Frontend::default()
-            },
-        );
+/// A UDP endpoint that stopped serving a Service. The programs choose anew for flows to it by themselves; this frees their places, and
+/// sockets that were connected to it can be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gone {
+    /// [`Frontend::service`].
+    pub service: u32,
+    /// The endpoint.
+    pub endpoint: Backend,
+}
+
+/// What to do, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Writes to the maps.
+    pub writes: Vec<Write>,
+    /// Afterwards, in no hurry: UDP endpoints that stopped serving.
+    pub gone: BTreeSet<Gone>,
+    /// Afterwards, in no hurry: ids whose clients' affinity is forgotten, because it was switched off.
+    pub forget_affinity: BTreeSet<u32>,
+}
+
+impl Plan {
+    /// Whether the maps are as they should be.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.gone.is_empty() && self.forget_affinity.is_empty()
     }
-    for group in &desired.groups {
-        planner.group(group, &mut wanted, &mut live);
-    }
-    planner.finish(&wanted, &live)
 }
 
-#[derive(Default)]
-struct Steps {
-    remove_frontends: Vec<Step>,
-    put_backends: Vec<Step>,
-    put_frontends: Vec<Step>,
-    remove_backends: Vec<Step>,
-    forget: BTreeSet<u32>,
-}
-
-struct Planner<'a> {
-    observed: &'a Observed,
-    claimed: BTreeSet<u32>,
-    next_id: u32,
-    first_generation: u32,
-    steps: Steps,
-}
-
-impl Planner<'_> {
-    /// New ids start above every id in use, so that a flow of an old Service never points to a new one.
-    fn reserve(&mut self, desired: &Desired) {
-        let frontends = self.observed.frontends.values().map(|frontend| frontend.service);
-        let backends = self.observed.backends.keys().map(|key| key.service);
-        let highest = frontends
-            .chain(backends)
-            .filter(|id| *id != GUARD)
-            .max()
-            .unwrap_or(0);
-        let needed = u32::try_from(desired.groups.len()).unwrap_or(u32::MAX);
-        // Ids run for 2^32 Services; past that the lowest free ones are taken again.
-        self.next_id = if highest < GUARD - needed { highest + 1 } else { 1 };
-    }
-
-    fn group(
-        &mut self,
-        group: &Group,
-        wanted: &mut BTreeMap<FrontendKey, Frontend>,
-        live: &mut BTreeSet<BackendKey>,
-    ) {
-        let current = self.current(group);
-        let slots: Vec<Backend> = group
-            .backends
-            .iter()
-            .map(|backend| Backend::from(*backend))
-            .collect();
-        let old = current.map(|frontend| self.slots(frontend)).unwrap_or_default();
-        let base = match current {
-            Some(frontend) if old.len() == frontend.count as usize && same_set(&old, &slots) => frontend,
-            _ => self.next_revision(current, &old, &slots),
-        };
-        self.claimed.insert(base.service);
-        let count = base.count;
-        live.extend((0..count.div_ceil(BACKEND_BLOCK)).map(|block| BackendKey {
-            service: base.service,
-            revision: base.revision,
-            block,
-        }));
-        for (key, flags) in &group.frontends {
-            wanted.insert(
-                *key,
-                Frontend {
-                    flags: *flags,
-                    affinity_seconds: group.affinity_seconds,
-                    ..base
-                },
-            );
-        }
-        let udp = group.frontends.keys().any(|key| key.proto == UDP);
-        if udp && current.is_some_and(|frontend| frontend.generation != base.generation) {
-            self.steps.forget.insert(base.service);
+impl Observed {
+    /// What a write does to the maps.
+    pub fn follow(&mut self, write: &Write) {
+        match write {
+            Write::RemoveFrontend(key) => drop(self.frontends.remove(key)),
+            Write::PutFrontend(key, value) => drop(self.frontends.insert(*key, *value)),
+            Write::RemoveBackend(key) => drop(self.backends.remove(key)),
+            Write::PutBackend(key, value) => drop(self.backends.insert(*key, *value)),
+            Write::RemoveMaglev(key) => drop(self.maglev.remove(key)),
+            Write::PutMaglev(key, _) => drop(self.maglev.insert(*key)),
+            Write::RemoveMember(key) => drop(self.members.remove(&(key.service, *key))),
+            Write::PutMember(key, value) => drop(self.members.insert((key.service, *key), *value)),
+            Write::RemoveRange(key) => drop(self.ranges.remove(&(u32::from_be(key.service_be), *key))),
+            Write::PutRange(key) => drop(self.ranges.insert((u32::from_be(key.service_be), *key))),
         }
     }
 
-    /// What the maps hold for a group: the first of its frontends that is there and not another group's.
-    fn current(&self, group: &Group) -> Option<Frontend> {
-        let present = group
-            .frontends
-            .keys()
-            .filter_map(|key| self.observed.frontends.get(key));
-        present
-            .copied()
-            .find(|frontend| frontend.service != GUARD && !self.claimed.contains(&frontend.service))
-    }
-
-    fn slots(&self, frontend: Frontend) -> Vec<Backend> {
-        let Frontend {
-            service,
-            revision,
-            count,
-            ..
-        } = frontend;
+    /// The slots that a frontend names, Cluster ones first; `None` where a block is missing.
+    pub fn slots(&self, frontend: &Frontend) -> Option<Vec<Backend>> {
+        let total = frontend.count.checked_add(frontend.local_count)?;
+        let blocks = total.div_ceil(BACKEND_BLOCK);
         let key = |block| BackendKey {
-            service,
-            revision,
+            service: frontend.service,
+            revision: frontend.revision,
             block,
         };
-        let blocks = self
-            .observed
-            .backends
-            .range(key(0)..key(count.div_ceil(BACKEND_BLOCK)));
-        blocks
+        let found = self.backends.range(key(0)..key(blocks));
+        let slots: Vec<Backend> = found
             .flat_map(|(_, block)| block.slots)
-            .take(count as usize)
-            .collect()
+            .take(total as usize)
+            .collect();
+        (slots.len() == total as usize).then_some(slots)
     }
 
-    /// Write the endpoints under the next revision. The generation moves only when an endpoint went away: flows to those that
-    /// stayed are left alone.
-    fn next_revision(&mut self, current: Option<Frontend>, old: &[Backend], slots: &[Backend]) -> Frontend {
-        let (service, revision, generation) = match current {
-            Some(frontend) => (
-                frontend.service,
-                frontend.revision.wrapping_add(1),
-                frontend.generation,
-            ),
-            None => (self.new_id(), 1, self.first_generation),
-        };
-        let lost = old.iter().any(|backend| !slots.contains(backend))
-            // A slot that cannot be read back means a write that was cut off: assume the worst.
-            || current.is_some_and(|frontend| frontend.count as usize != old.len());
-        for (number, chunk) in (0..).zip(slots.chunks(BACKEND_BLOCK as usize)) {
-            let key = BackendKey {
-                service,
-                revision,
-                block: number,
+    /// The members of an id.
+    pub fn members_of(&self, service: u32) -> impl Iterator<Item = (&MemberKey, &Member)> {
+        let from = |service| {
+            let key = MemberKey {
+                addr: keelson_abi::Addr([0; 4]),
+                service: 0,
+                port_be: 0,
+                reserved: 0,
             };
-            let mut block = BackendBlock::default();
-            block.slots[..chunk.len()].copy_from_slice(chunk);
-            if self.observed.backends.get(&key) != Some(&block) {
-                self.steps.put_backends.push(Step::PutBackend(key, block));
-            }
-        }
-        let generation = if lost {
-            generation.wrapping_add(1)
-        } else {
-            generation
+            (service, key)
         };
-        let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-        Frontend {
-            service,
-            revision,
-            count,
-            generation,
-            ..Frontend::default()
-        }
+        self.members
+            .range(from(service)..from(service.saturating_add(1)))
+            .map(|((_, key), member)| (key, member))
     }
 
-    fn new_id(&mut self) -> u32 {
-        let used = |id: u32, planner: &Self| {
-            planner.claimed.contains(&id)
-                || planner
-                    .observed
-                    .frontends
-                    .values()
-                    .any(|frontend| frontend.service == id)
-        };
-        while used(self.next_id, self) {
-            self.next_id += 1;
-        }
-        let id = self.next_id;
-        self.next_id += 1;
-        id
+    /// The ranges of an id.
+    pub fn ranges_of(&self, service: u32) -> impl Iterator<Item = &SourceRangeKey> {
+        let from = |service| (service, SourceRangeKey::default());
+        self.ranges
+            .range(from(service)..from(service.saturating_add(1)))
+            .map(|(_, key)| key)
     }
 
-    fn finish(mut self, wanted: &BTreeMap<FrontendKey, Frontend>, live: &BTreeSet<BackendKey>) -> Vec<Step> {
-        for (key, frontend) in &self.observed.frontends {
-            if !wanted.contains_key(key) {
-                self.steps.remove_frontends.push(Step::RemoveFrontend(*key));
-                if key.proto == UDP {
-                    self.steps.forget.insert(frontend.service);
-                }
-            }
-        }
-        for (key, frontend) in wanted {
-            if self.observed.frontends.get(key) != Some(frontend) {
-                self.steps.put_frontends.push(Step::PutFrontend(*key, *frontend));
-            }
-        }
-        let stale = self.observed.backends.keys().filter(|key| !live.contains(key));
-        self.steps
-            .remove_backends
-            .extend(stale.map(|key| Step::RemoveBackend(*key)));
-        let Steps {
-            remove_frontends,
-            put_backends,
-            put_frontends,
-            remove_backends,
-            forget,
-        } = self.steps;
-        let forget = forget.into_iter().map(|service| Step::ForgetUdpFlows { service });
-        let writes = remove_frontends
-            .into_iter()
-            .chain(put_backends)
-            .chain(put_frontends)
-            .chain(remove_backends);
-        writes.chain(forget).collect()
+    /// The blocks of an id, of all revisions.
+    pub fn blocks_of(&self, service: u32) -> impl Iterator<Item = &BackendKey> {
+        self.backends.range(whole(service)).map(|(key, _)| key)
+    }
+
+    /// The table blocks of an id, of all revisions.
+    pub fn tables_of(&self, service: u32) -> impl Iterator<Item = &MaglevKey> {
+        self.maglev.range(whole(service))
+    }
+
+    /// Every id that has anything but a frontend.
+    pub fn ids(&self) -> BTreeSet<u32> {
+        let blocks = self.backends.keys().chain(&self.maglev).map(|key| key.service);
+        let members = self.members.keys().map(|(service, _)| *service);
+        let ranges = self.ranges.iter().map(|(service, _)| *service);
+        blocks.chain(members).chain(ranges).collect()
     }
 }
 
-/// Slots are chosen at random, so their order means nothing; both sides hold each endpoint once.
-fn same_set(old: &[Backend], new: &[Backend]) -> bool {
-    old.len() == new.len() && new.iter().all(|backend| old.contains(backend))
+/// The range of all blocks of an id.
+pub(super) fn whole(service: u32) -> std::ops::RangeInclusive<BackendKey> {
+    let key = |revision, block| BackendKey {
+        service,
+        revision,
+        block,
+    };
+    key(0, 0)..=key(u32::MAX, u32::MAX)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The loop over doors that fail when told to.
 
 use std::{
-    net::IpAddr,
+    collections::BTreeSet,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -11,12 +11,19 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
+use keelson_core::service::plan::{Gone, Observed, Write};
+
 use super::*;
-use crate::{config::Config, doors::store::fake::MemoryStore, world::World};
+use crate::{
+    config::Config,
+    doors::store::{fake::MemoryStore, kind},
+    world::World,
+};
 
 /// Maps in memory; every write from the `fail_from`-th on fails until healed.
 struct FakeMaps {
     observed: Mutex<Observed>,
+    routes: Mutex<Vec<IpAddr>>,
     writes: AtomicUsize,
     fail_from: AtomicUsize,
 }
@@ -26,6 +33,7 @@ impl FakeMaps {
         let never = AtomicUsize::new(usize::MAX);
         Arc::new(Self {
             observed: Mutex::default(),
+            routes: Mutex::default(),
             writes: AtomicUsize::new(0),
             fail_from: never,
         })
@@ -37,8 +45,11 @@ impl FakeMaps {
     fn heal(&self) {
         self.fail_from.store(usize::MAX, Ordering::SeqCst);
     }
+    /// Endpoints in all slots.
     fn backends(&self) -> usize {
-        self.observed.lock().expect("lock").backends.len()
+        let observed = self.observed.lock().expect("lock");
+        let slots = observed.backends.values().flat_map(|block| block.slots);
+        slots.filter(|slot| slot.port_be != 0).count()
     }
 }
 
@@ -46,11 +57,26 @@ impl ServiceMaps for FakeMaps {
     fn observe(&self) -> anyhow::Result<Observed> {
         Ok(self.observed.lock().expect("lock").clone())
     }
-    fn apply(&self, step: &Step) -> anyhow::Result<()> {
-        let write = self.writes.fetch_add(1, Ordering::SeqCst);
-        anyhow::ensure!(write < self.fail_from.load(Ordering::SeqCst), "map write refused");
-        follow(&mut self.observed.lock().expect("lock"), step);
+    fn write(&self, writes: &[Write]) -> anyhow::Result<()> {
+        for write in writes {
+            let number = self.writes.fetch_add(1, Ordering::SeqCst);
+            anyhow::ensure!(
+                number < self.fail_from.load(Ordering::SeqCst),
+                "map write refused"
+            );
+            self.observed.lock().expect("lock").follow(write);
+        }
         Ok(())
+    }
+    fn forget(&self, _gone: &BTreeSet<Gone>, _affinity: &BTreeSet<u32>) -> anyhow::Result<()> {
+        Ok(())
+    }
+    fn set_routes(&self, addresses: &[IpAddr]) -> anyhow::Result<()> {
+        *self.routes.lock().expect("lock") = addresses.to_vec();
+        Ok(())
+    }
+    fn capacities(&self) -> anyhow::Result<Vec<(&'static str, u32)>> {
+        Ok(Vec::new())
     }
 }
 
@@ -112,7 +138,7 @@ impl Rig {
         let seen = *self.world.watch().borrow();
         let result = self.service_loop.round(seen, Some(self.maps.as_ref()));
         if result.is_err() {
-            self.service_loop.maps = None;
+            self.service_loop.forget_maps();
         }
         result
     }
@@ -205,7 +231,7 @@ fn an_allocation_that_cannot_be_kept_is_not_handed_out() {
     let mut rig = rig();
     let store = MemoryStore::default();
     store.fail("write", kind::SERVICES);
-    rig.service_loop.store = Box::new(store);
+    rig.service_loop.allocator = Allocator::new(&rig.service_loop.ctx, Box::new(store));
     rig.put_service("web", web());
     assert!(rig.round().is_err());
     assert!(
@@ -271,4 +297,48 @@ async fn the_loop_recovers_by_itself_when_the_maps_work_again() {
     assert_eq!(rig.maps.backends(), 1);
     rig._stop.send(true).expect("stop");
     task.await.expect("task").expect("loop");
+}
+
+#[test]
+fn an_external_address_gets_a_route_and_loses_it_with_its_service() {
+    let mut rig = rig();
+    let external = json!({"type": "ClusterIP", "selector": {"app": "web"}, "externalIPs": ["198.51.100.7"],
+        "ports": [{"port": 80, "targetPort": 8080}]});
+    rig.put_service("web", external);
+    rig.round().expect("round");
+    assert_eq!(
+        *rig.maps.routes.lock().expect("lock"),
+        [IpAddr::from([198, 51, 100, 7])]
+    );
+    rig.put_service("web", web());
+    rig.round().expect("round");
+    assert!(rig.maps.routes.lock().expect("lock").is_empty());
+}
+
+#[test]
+fn without_pods_of_its_own_a_proxy_programs_what_the_objects_carry() {
+    let mut rig = rig();
+    Arc::make_mut(&mut rig.service_loop.ctx.config).part = config::Part::Proxy;
+    rig.put_service(
+        "none",
+        json!({"selector": {"app": "web"}, "ports": [{"port": 80}]}),
+    );
+    rig.put_service("web", json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}));
+    let slice: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "endpoints": [{"addresses": ["10.244.3.4"]}], "ports": [{"name": "", "port": 8080}]}))
+    .expect("an EndpointSlice");
+    rig.world.update(|objects| {
+        objects
+            .endpoint_slices
+            .insert(Key::of(&slice.metadata), Arc::new(slice));
+        objects.revisions.endpoint_slices += 1;
+    });
+    rig.round().expect("round");
+    assert_eq!(rig.maps.backends(), 1);
+    let none = &rig.world.snapshot().services[&Key::new("default", "none")];
+    assert!(
+        none.spec.as_ref().expect("spec").cluster_ip.is_none(),
+        "a proxy gives out no addresses"
+    );
 }

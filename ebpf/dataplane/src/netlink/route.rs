@@ -13,7 +13,7 @@ use netlink_packet_route::{
     },
 };
 
-use super::Netlink;
+use super::{Netlink, link::is_missing};
 use crate::error::{Error, Result};
 
 /// Protocol number of every route of ours: how they are told from others'.
@@ -40,6 +40,35 @@ impl Netlink {
             NLM_F_CREATE | NLM_F_REPLACE,
         )
         .map_err(Error::on("routing", route.destination.to_string()))
+    }
+
+    /// Remove a route; that there is none is fine.
+    pub fn remove_route(&mut self, route: &Route) -> Result<()> {
+        match self.change(RouteNetlinkMessage::DelRoute(message(route)), 0) {
+            Err(error) if !is_missing(&error) => Err(Error::system(
+                "removing the route to",
+                route.destination.to_string(),
+                error,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Routes of ours to single addresses by a gateway on this device.
+    pub fn host_routes(&mut self, ifindex: u32) -> Result<Vec<IpAddr>> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family;
+            let routes = self
+                .dump(RouteNetlinkMessage::GetRoute(filter))
+                .map_err(Error::on("listing", "the routes"))?;
+            found.extend(routes.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(route) => host_route(route, ifindex),
+                _ => None,
+            }));
+        }
+        Ok(found)
     }
 
     /// Write a permanent neighbour.
@@ -80,6 +109,24 @@ impl Netlink {
         found.sort_unstable();
         Ok(found.into_iter().map(|(_, ifindex)| ifindex).collect())
     }
+}
+
+/// Where to, if the route is one of ours to a single address by a gateway on the device.
+fn host_route(route: &RouteMessage, ifindex: u32) -> Option<IpAddr> {
+    let ours = route.header.protocol == RouteProtocol::Other(PROTOCOL);
+    let by = |wanted: &dyn Fn(&RouteAttribute) -> bool| route.attributes.iter().any(wanted);
+    let here = by(&|attribute| matches!(attribute, RouteAttribute::Oif(index) if *index == ifindex));
+    let gateway = by(&|attribute| matches!(attribute, RouteAttribute::Gateway(_)));
+    if !(ours && here && gateway) {
+        return None;
+    }
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    })?;
+    let whole = if destination.is_ipv4() { 32 } else { 128 };
+    (route.header.destination_prefix_length == whole).then_some(destination)
 }
 
 /// Metric and device of a default route of the main table.
