@@ -41,7 +41,7 @@ fn rung_of(executable: &Executable) -> u8 {
 }
 
 /// Files of rung 3 begin with one of these.
-const RUNG_3: [&str; 3] = ["programs", "dataplane", "cni"];
+const RUNG_3: [&str; 4] = ["programs", "dataplane", "cni", "conformance"];
 
 /// What was asked for.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -20,47 +20,52 @@ pub use ask::{Ask, Target, Who};
 
 use super::Cluster;
 
-/// Packets asked of each cluster.
+/// Packets asked of each cluster, on average.
 pub const ASKS: usize = 24;
 
 /// The addresses that exist where packets are sent for real; any other would be as good for tables.
 pub mod places {
     /// The node's own: IPv4 first, the one it is known by before its other one.
-    pub const NODE: [&str; 4] = ["192.168.50.1", "172.20.0.1", "fd00:50::1", "fd00:20::1"];
+    pub const NODE: [&str; 4] = ["192.168.50.1", "172.20.0.1", "fd00:c0:a8:32::1", "fd00:ac:14::1"];
     /// Pods of the node.
     pub const PODS: [&str; 6] = [
         "10.244.1.11",
         "10.244.1.12",
         "10.244.1.13",
-        "fd00:244:1::11",
-        "fd00:244:1::12",
-        "fd00:244:1::13",
+        "fd00:a:f4:1::b",
+        "fd00:a:f4:1::c",
+        "fd00:a:f4:1::d",
     ];
     /// Pods of another node.
-    pub const REMOTE_PODS: [&str; 4] = ["10.244.2.11", "10.244.2.12", "fd00:244:2::11", "fd00:244:2::12"];
+    pub const REMOTE_PODS: [&str; 4] = ["10.244.2.11", "10.244.2.12", "fd00:a:f4:2::b", "fd00:a:f4:2::c"];
     /// The other node.
-    pub const OTHER_NODE: [&str; 2] = ["192.168.50.2", "fd00:50::2"];
+    pub const OTHER_NODE: [&str; 2] = ["192.168.50.2", "fd00:c0:a8:32::2"];
     /// Clients that are neither pods nor nodes.
-    pub const OUTSIDE: [&str; 4] = ["192.168.50.9", "203.0.113.7", "fd00:50::9", "2001:db8::7"];
+    pub const OUTSIDE: [&str; 4] = [
+        "192.168.50.9",
+        "203.0.113.7",
+        "fd00:c0:a8:32::9",
+        "fd00:cb:0:71::7",
+    ];
     /// Cluster addresses, and one that no Service has.
     pub const CLUSTER_IPS: [&str; 6] = [
         "10.96.0.10",
         "10.96.0.11",
         "10.96.0.12",
-        "fd00:96::10",
-        "fd00:96::11",
-        "fd00:96::12",
+        "fd00:a:60::a",
+        "fd00:a:60::b",
+        "fd00:a:60::c",
     ];
     /// Of the Service networks, but nobody's.
-    pub const UNALLOCATED: [&str; 2] = ["10.96.77.77", "fd00:96::7777"];
+    pub const UNALLOCATED: [&str; 2] = ["10.96.77.77", "fd00:a:60:4d::4d"];
     /// Addresses of load balancers, and external ones.
     pub const EXTERNAL: [&str; 6] = [
         "198.51.100.1",
         "198.51.100.2",
         "198.51.100.77",
-        "2001:db8:100::1",
-        "2001:db8:100::2",
-        "2001:db8:100::77",
+        "fd00:c6:33:64::1",
+        "fd00:c6:33:64::2",
+        "fd00:c6:33:64::4d",
     ];
 }
 
@@ -138,7 +143,7 @@ where
     let outcome = runner.run(strategy, |value| test(value).map_err(TestCaseError::fail));
     outcome.map_err(|error| match error {
         TestError::Fail(reason, smallest) => {
-            format!("{name}, seed {seed}: {reason}\nthe smallest case: {smallest:#?}")
+            format!("{name}, seed {seed}: {reason}\nthe smallest case: {smallest:?}")
         }
         TestError::Abort(reason) => format!("{name}, seed {seed}: {reason}"),
     })
@@ -150,14 +155,26 @@ pub fn check_packets(
     packets: usize,
     test: impl Fn(&Cluster, &[Ask]) -> Result<(), String>,
 ) -> Result<(), String> {
-    let cases = packets.div_ceil(ASKS);
-    check(name, cases, &cluster_and_packets(), |(cluster, asks)| {
+    // The packets of a cluster are a random number around the usual one: enough clusters to have them together.
+    let cases = (packets + packets / 6).div_ceil(ASKS);
+    let asked = std::cell::Cell::new(0);
+    let counted = |(cluster, asks): (Cluster, Vec<Ask>)| {
+        asked.set(asked.get() + asks.len());
         test(&cluster, &asks)
-    })
+    };
+    check(name, cases, &cluster_and_packets(), counted)?;
+    println!("{name}: {} packets", asked.get());
+    if asked.get() < packets {
+        return Err(format!(
+            "{name}: only {} of {packets} packets were asked",
+            asked.get()
+        ));
+    }
+    Ok(())
 }
 
 fn cluster_and_packets() -> impl Strategy<Value = (Cluster, Vec<Ask>)> {
-    (cluster(), proptest::collection::vec(ask::ask(), ASKS))
+    (cluster(), proptest::collection::vec(ask::ask(), 1..2 * ASKS))
 }
 
 #[cfg(test)]

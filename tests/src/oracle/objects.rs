@@ -51,7 +51,7 @@ impl Default for Settings {
             external_ips: true,
             localhost_node_ports: true,
             node_port_addresses: NodePortAddresses::All,
-            service_networks: vec!["10.96.0.0/16".into(), "fd00:96::/112".into()],
+            service_networks: vec!["10.96.0.0/16".into(), "fd00:a:60::/48".into()],
         }
     }
 }

@@ -639,6 +639,13 @@ fn only_the_host_reaches_node_ports_under_127_0_0_1() {
     let ask = |cluster: &Cluster, who| cluster.verdict(&packet(who, "127.0.0.1", NODE_PORT));
     assert_eq!(ask(&cluster, Host), translated(&[NEAR], Yes));
     assert_eq!(ask(&cluster, Pod), Verdict::Pass);
+    cluster.settings.node_port_addresses = NodePortAddresses::Networks(vec!["172.16.0.0/12".into()]);
+    assert_eq!(
+        ask(&cluster, Host),
+        Verdict::Pass,
+        "the address that it stands for is not selected"
+    );
+    cluster.settings.node_port_addresses = NodePortAddresses::All;
     cluster.settings.localhost_node_ports = false;
     assert_eq!(ask(&cluster, Host), Verdict::Pass);
 }
@@ -706,23 +713,23 @@ fn the_same_port_of_two_protocols_is_two() {
 #[test]
 fn each_family_has_its_own_endpoints() {
     let mut cluster = cluster(vec![near()]);
-    cluster.services[0].cluster_ips.push("fd00:96::10".into());
+    cluster.services[0].cluster_ips.push("fd00:a:60::a".into());
     assert_eq!(
-        cluster.verdict(&packet(Pod, "fd00:96::10", 80)),
+        cluster.verdict(&packet(Pod, "fd00:a:60::a", 80)),
         Verdict::Reject,
         "none of this family"
     );
     let mut six = slice("web-6", vec![endpoint("fd00:244::5", "n1")]);
     six.address_type = "IPv6".into();
     cluster.slices.push(six);
-    let mut asks = packet(Pod, "fd00:96::10", 80);
+    let mut asks = packet(Pod, "fd00:a:60::a", 80);
     asks.source.address = ip("fd00:244::9");
     assert_eq!(cluster.verdict(&asks), translated(&["[fd00:244::5]:8080"], No));
     assert_eq!(
         cluster.verdict(&packet(Pod, CLUSTER_IP, 80)),
         translated(&[NEAR], No)
     );
-    assert_eq!(cluster.verdict(&packet(Pod, "fd00:96::11", 80)), Verdict::Drop);
+    assert_eq!(cluster.verdict(&packet(Pod, "fd00:a:60::b", 80)), Verdict::Drop);
 }
 
 #[test]
@@ -731,14 +738,14 @@ fn a_family_without_a_cluster_address_has_no_other_address() {
     let mut six = slice("web-6", vec![endpoint("fd00:244::5", "n1")]);
     six.address_type = "IPv6".into();
     cluster.slices.push(six);
-    cluster.node.addresses.push(ip("fd00:50::1"));
-    cluster.services[0].external_ips.push("2001:db8::77".into());
-    for (address, port) in [("fd00:50::1", NODE_PORT), ("2001:db8::77", 80)] {
+    cluster.node.addresses.push(ip("fd00:c0:a8:32::1"));
+    cluster.services[0].external_ips.push("fd00:cb:0:71::77".into());
+    for (address, port) in [("fd00:c0:a8:32::1", NODE_PORT), ("fd00:cb:0:71::77", 80)] {
         let mut asks = packet(Outside, address, port);
-        asks.source.address = ip("2001:db8::7");
+        asks.source.address = ip("fd00:cb:0:71::7");
         cluster.services[0].cluster_ips = vec![CLUSTER_IP.into()];
         assert_eq!(cluster.verdict(&asks), Verdict::Pass, "{address}, single stack");
-        cluster.services[0].cluster_ips.push("fd00:96::10".into());
+        cluster.services[0].cluster_ips.push("fd00:a:60::a".into());
         assert_eq!(
             cluster.verdict(&asks),
             translated(&["[fd00:244::5]:8080"], Yes),

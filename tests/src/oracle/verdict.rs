@@ -161,16 +161,21 @@ impl Cluster {
         asked.then_some(Entry::NodePort)
     }
 
-    /// kube-proxy's rule: NodePorts are served on the node's own addresses, as far as they were selected. Loopback addresses are
-    /// no such addresses, but its iptables form lets the host ask 127.0.0.1, and so is it here where it is switched on.
+    /// kube-proxy's rule: NodePorts are served on the node's own addresses, as far as they were selected.
     fn serves_node_ports(&self, packet: &Packet) -> bool {
-        let address = packet.to.ip();
-        if address.is_loopback() {
-            return address.is_ipv4()
-                && packet.source.place == Place::Host
-                && self.settings.localhost_node_ports;
-        }
-        let own = &self.node.addresses;
+        let asked = packet.to.ip();
+        // Loopback addresses are no such addresses. Where it is switched on, the host may ask 127.0.0.1 instead of the address that the
+        // node is known by: kube-proxy has this in its iptables form alone.
+        let address = match (asked.is_loopback(), packet.source.place) {
+            (false, _) => asked,
+            (true, Place::Host) if asked.is_ipv4() && self.settings.localhost_node_ports => {
+                let Some(primary) = self.primary(asked) else {
+                    return false;
+                };
+                primary
+            }
+            (true, _) => return false,
+        };
         let selected = match &self.settings.node_port_addresses {
             NodePortAddresses::All => true,
             NodePortAddresses::Primary => self.primary(address) == Some(address),
@@ -181,7 +186,7 @@ impl Cluster {
                 own.is_empty() || own.iter().any(|network| network.contains(address))
             }
         };
-        own.contains(&address) && selected
+        self.node.addresses.contains(&address) && selected
     }
 
     /// The address that the node is known by, in the family of another one.

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use super::{
     desired::{Group, GroupId},
     maglev,
-    plan::{GUARD, Gone, Observed, Plan, WATERMARK, Write},
+    plan::{self, GUARD, Gone, Observed, Plan, WATERMARK, Write},
 };
 
 /// Ids are reserved in the maps this many at a time.
@@ -310,7 +310,7 @@ impl Pass<'_> {
             return base;
         }
         let base = Frontend {
-            revision: current.map_or(1, |current| current.revision.wrapping_add(1)),
+            revision: self.next_revision(service, current),
             ..base
         };
         self.put_slots(&base, &slots);
@@ -318,6 +318,19 @@ impl Pass<'_> {
             self.put_table(&base, &group.cluster);
         }
         base
+    }
+
+    /// A revision that no frontend names. After a plan that was cut off a frontend that is to become another group's may still
+    /// name a later revision than those that stay: what it names is live until it is written.
+    fn next_revision(&self, service: u32, current: Option<&Frontend>) -> u32 {
+        let maps = &self.planner.maps;
+        let block = maps.backends.range(plan::whole(service)).next_back();
+        let table = maps.maglev.range(plan::whole(service)).next_back();
+        let written = block
+            .map(|(key, _)| key.revision)
+            .max(table.map(|key| key.revision));
+        let named = current.map(|current| current.revision);
+        written.max(named).map_or(1, |last| last.wrapping_add(1))
     }
 
     fn table_is_whole(&self, frontend: &Frontend) -> bool {

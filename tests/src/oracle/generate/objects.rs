@@ -59,7 +59,12 @@ fn slice_ports(others: Vec<SlicePort>, ports: &[Port]) -> Vec<SlicePort> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    let networks = ["192.168.50.0/24", "172.16.0.0/12", "10.0.0.0/8", "fd00:50::/64"];
+    let networks = [
+        "192.168.50.0/24",
+        "172.16.0.0/12",
+        "10.0.0.0/8",
+        "fd00:c0:a8:32::/64",
+    ];
     let node_ports = prop_oneof![
         3 => Just(NodePortAddresses::All),
         1 => Just(NodePortAddresses::Primary),
@@ -197,9 +202,9 @@ fn source_ranges() -> impl Strategy<Value = Vec<String>> {
         "192.168.50.0/24",
         "192.168.50.9/32",
         "0.0.0.0/0",
-        "2001:db8::/64",
-        "fd00:244::/32",
-        "fd00:50::1/128",
+        "fd00:cb:0:71::/64",
+        "fd00:a:f4::/48",
+        "fd00:c0:a8:32::1/128",
         "::/0",
     ];
     prop_oneof![
@@ -336,10 +341,10 @@ fn placed(mut endpoint: Endpoint, pick: prop::sample::Index, address_type: &str,
         "bogus",
         "",
         "10.244.1.999",
-        if six { "10.244.1.11" } else { "fd00:244:1::11" },
+        if six { "10.244.1.11" } else { "fd00:a:f4:1::b" },
     ];
     let sloppy = if six {
-        "fd00:244:1:0::12"
+        "fd00:a:f4:1:0::c"
     } else {
         "010.244.001.012"
     };
