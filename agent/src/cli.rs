@@ -10,6 +10,7 @@ mod delete;
 mod describe;
 pub mod duration;
 mod exec;
+mod explain;
 mod files;
 mod get;
 mod logs;
@@ -115,6 +116,7 @@ async fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Describe(args) => describe::run(client, args).await.map(|()| code(true)),
         Command::Logs(args) => logs::run(client, args).await.map(|()| code(true)),
         Command::Exec(args) => exec::run(client, args).await,
+        Command::Explain(args) => explain::run(client, args).await.map(|()| code(true)),
         Command::Wait(args) => wait::run(client, args).await.map(|()| code(true)),
         Command::Rollout(Rollout::Status(args)) => rollout::run(client, args).await.map(|()| code(true)),
         // Done above.
@@ -184,6 +186,8 @@ mod tests {
             "proxy --healthz-bind-address= --oom-score-adj -999 --masquerade-all",
             "proxy --cleanup --bpf /x",
             "check --proxy",
+            "explain 10.0.0.1:1 10.96.0.1:80 -p UDP --from pod default/a -o yaml",
+            "explain 10.96.0.1:80 --from host",
             "--socket /x get nodes",
             "get --socket /x nodes",
         ] {

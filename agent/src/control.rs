@@ -8,6 +8,7 @@ pub mod check;
 pub mod containers;
 pub mod delete;
 pub mod exec;
+pub mod explain;
 pub mod folder;
 pub mod list;
 pub mod logs;

@@ -10,6 +10,7 @@ pub mod machine;
 pub mod manifests;
 pub mod netlink;
 pub mod probes;
+pub mod programs;
 pub mod store;
 pub mod streaming;
 #[cfg(test)]

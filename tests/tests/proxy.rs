@@ -12,7 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use keelson_tests::{binaries, http, namespace::Namespace, wait};
+use keelson_dataplane::{Dataplane, Paths};
+use keelson_tests::{
+    binaries, http,
+    namespace::{self, Namespace},
+    wait,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -199,6 +204,20 @@ fn services_of_a_folder_are_carried_and_told_of_and_cleaned_up_without_a_trace()
         ensure!(noted.contains(note), "{note} is not in {noted}");
     }
 
+    explained(&bench)?;
+    let metrics = bench.get("127.0.0.1:10249", "/metrics")?.1;
+    for series in [
+        "keelson_map_entries{map=\"frontend\"}",
+        "keelson_map_capacity{map=\"flow\"}",
+        "keelson_drops_total{reason=\"NoEndpoint\"}",
+        "keelson_flows_total{event=\"new\"}",
+    ] {
+        ensure!(metrics.contains(series), "{series} in {metrics}");
+    }
+    ensure!(
+        !metrics.contains("keelson_map_entries{map=\"frontend\"} 0\n"),
+        "{metrics}"
+    );
     ensure!(bench.keelson(&["get", "services"])?.contains("10.96.1.1"));
     let node = bench.keelson(&["get", "nodes", "--show-labels"])?;
     ensure!(node.contains("node-1") && node.contains("zone=a"), "{node}");
@@ -223,6 +242,90 @@ fn services_of_a_folder_are_carried_and_told_of_and_cleaned_up_without_a_trace()
     ensure!(before == after, "before:\n{before}\nafter:\n{after}");
     ensure!(bench.outside("192.168.60.1:30080", "/").is_err());
     ensure!(cleanup(&bench)?.contains("nothing was loaded"));
+    Ok(())
+}
+
+/// Everything that the programs know, but for what a dry run writes.
+fn state(bench: &Bench) -> Result<String> {
+    namespace::inside(bench.node.pid(), || {
+        let paths = Paths {
+            bpffs: "/run/bpf".into(),
+            run: "/run/keelson".into(),
+        };
+        let dataplane = Dataplane::open(&paths)?;
+        let mut flows = dataplane.flows()?;
+        flows.sort_by_key(|(key, _)| format!("{key:?}"));
+        Ok(format!(
+            "{flows:?}\n{:?}\n{:?}\n{:?}\n{:?}",
+            dataplane.frontends()?,
+            dataplane.backends()?,
+            dataplane.counters()?,
+            dataplane.node()?
+        ))
+    })
+}
+
+/// What would happen is told as it happens, from every place, and nothing is left of the telling.
+fn explained(bench: &Bench) -> Result<()> {
+    let before = state(bench)?;
+    let asked: [(&[&str], &[&str]); 6] = [
+        (
+            &["192.168.60.9:5000", "192.168.60.1:30080"],
+            &[
+                "From:        outside, by device up0",
+                "NodePort 192.168.60.1:30080/TCP of Service default/web, port http",
+                "Endpoint:    192.168.60.9:8080",
+                "externalTrafficPolicy Cluster",
+                "sent out by device up0",
+            ],
+        ),
+        (
+            &["10.96.1.1:80"],
+            &[
+                "by keelson0",
+                "ClusterIP 10.96.1.1:80/TCP of Service default/web",
+                "the only endpoint",
+            ],
+        ),
+        (
+            &["127.0.0.1:30080"],
+            &["by lo and keelson1", "NodePort", "Endpoint:    192.168.60.9:8080"],
+        ),
+        (
+            &["10.96.1.1:81", "--from", "host"],
+            &["refused with a reset: the Service has no such port"],
+        ),
+        (
+            &[
+                "192.168.60.9",
+                "10.96.1.9:53",
+                "-p",
+                "udp",
+                "--from",
+                "interface",
+                "up0",
+            ],
+            &["dropped in silence: nobody has this address"],
+        ),
+        (
+            &["192.168.60.9", "192.168.60.1:22"],
+            &["passed to the stack as it is", "no Service is asked"],
+        ),
+    ];
+    for (question, answers) in asked {
+        let mut arguments = vec!["explain"];
+        arguments.extend(question);
+        let page = bench.keelson(&arguments)?;
+        for answer in answers {
+            ensure!(page.contains(answer), "{question:?}: {answer:?} in\n{page}");
+        }
+    }
+    let json = bench.keelson(&["explain", "10.96.1.1:80", "-o", "json"])?;
+    let json: serde_json::Value = serde_json::from_str(&json)?;
+    ensure!(json["after"]["destination"] == "192.168.60.9:8080", "{json}");
+    ensure!(json["service"]["entry"] == "ClusterIP", "{json}");
+    let after = state(bench)?;
+    ensure!(before == after, "before:\n{before}\nafter:\n{after}");
     Ok(())
 }
 

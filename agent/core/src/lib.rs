@@ -6,6 +6,7 @@
     allow(clippy::too_many_lines, reason = "a table of cases is one flat list")
 )]
 
+pub mod explain;
 pub mod health;
 pub mod manifest;
 pub mod network;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod containers;
+mod explain;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     agent::{Check, LogFormat, Node, Proxy},
     containers::{Exec, Logs},
+    explain::{Explain, Form},
 };
 
 const EXAMPLES: &str = "\
@@ -21,6 +23,7 @@ Examples:
   keelson get pods -o wide -w                       See pods, and follow their changes
   keelson logs -f deployment/web                    Follow what a pod writes
   keelson exec -it web-7d4b9c-x2k4q -- sh           A shell in a container
+  keelson explain 10.96.0.10:53 --protocol udp      Where a packet would go, and why
   keelson delete -f web.yaml                        End it
 
 The commands talk to the agent on this node through its socket; as with kubectl, objects are kept as
@@ -63,6 +66,8 @@ pub enum Command {
     Logs(Logs),
     /// Run a command in a container.
     Exec(Exec),
+    /// Say what would become of a packet, and why. Sends none, and changes nothing.
+    Explain(Explain),
     /// Wait until objects are as they shall be.
     Wait(Wait),
     /// Follow the rollout of a Deployment.

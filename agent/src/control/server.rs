@@ -10,15 +10,16 @@ use jiff::Timestamp;
 use keelson_core::manifest::{merge::Readings, object::Kind, validate::Rules};
 use keelson_proto::keelson::{
     Applied, ApplyRequest, ApplyResponse, CheckRequest, CheckResponse, DeleteRequest, DeleteResponse,
-    Deleted, ExecRequest, ExecResponse, ListRequest, ListResponse, LogsRequest, LogsResponse, ObjectRef,
-    VersionRequest, VersionResponse, WatchEvent, applied::Action, control_server::Control, watch_event::Type,
+    Deleted, ExecRequest, ExecResponse, ExplainRequest, ExplainResponse, ListRequest, ListResponse,
+    LogsRequest, LogsResponse, ObjectRef, VersionRequest, VersionResponse, WatchEvent, applied::Action,
+    control_server::Control, watch_event::Type,
 };
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use super::{
-    apply, check, delete, exec, folder,
+    apply, check, delete, exec, explain, folder,
     list::{self, Listing, Query},
     logs,
     resource::Resource,
@@ -389,6 +390,14 @@ impl Control for Server {
         let mut input = request.into_inner();
         let session = exec::Session::open(&self.ctx, &*self.runtime, &mut input).await?;
         Ok(Response::new(driven(|sink| session.run(input, sink))))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let ctx = self.ctx.clone();
+        let explained = tokio::task::spawn_blocking(move || explain::explain(&ctx, request.get_ref())).await;
+        let explanation = explained.map_err(|error| Status::internal(format!("explain: {error}")))??;
+        let explanation = serde_json::to_vec(&explanation).map_err(unwritable)?;
+        Ok(Response::new(ExplainResponse { explanation }))
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {

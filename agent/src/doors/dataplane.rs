@@ -2,7 +2,11 @@
 //!
 //! The network loop loads the programs and publishes the door; the service loop waits for it. The maps stay when the agent ends.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use keelson_core::service::{
     health::HealthChecks,
@@ -13,6 +17,8 @@ use keelson_dataplane::{
     abi::{MAP_BACKEND, MAP_FRONTEND, MAP_MAGLEV, MAP_MEMBER, MAP_SOURCE_RANGE},
 };
 use tokio::sync::watch;
+
+use super::programs::Programs;
 
 /// The Service maps. Calls are a few system calls on memory each, however much is written.
 pub trait ServiceMaps: Send + Sync {
@@ -152,11 +158,11 @@ fn remove<K: Plain, V: Plain>(
 const UDP: u8 = 17;
 
 /// What the network loop has made ready, for the loops that build on it.
-#[derive(Debug)]
 pub struct NetworkState {
     maps: watch::Sender<Published>,
     addresses: watch::Sender<Vec<IpAddr>>,
     health_checks: watch::Sender<Arc<HealthChecks>>,
+    programs: RwLock<Option<Arc<dyn Programs>>>,
 }
 
 /// The door, once the programs are loaded.
@@ -173,12 +179,22 @@ impl std::fmt::Debug for Published {
     }
 }
 
+impl std::fmt::Debug for NetworkState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetworkState")
+            .field("maps", &*self.maps.borrow())
+            .field("addresses", &*self.addresses.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for NetworkState {
     fn default() -> Self {
         Self {
             maps: watch::Sender::new(Published::default()),
             addresses: watch::Sender::new(Vec::new()),
             health_checks: watch::Sender::default(),
+            programs: RwLock::new(None),
         }
     }
 }
@@ -187,6 +203,19 @@ impl NetworkState {
     /// The programs are loaded (again): here is the door.
     pub fn publish_maps(&self, maps: Arc<dyn ServiceMaps>) {
         self.maps.send_replace(Published(Some(maps)));
+    }
+
+    /// The programs are loaded (again): here is who can ask them.
+    pub fn publish_programs(&self, programs: Arc<dyn Programs>) {
+        *self.programs.write().unwrap_or_else(PoisonError::into_inner) = Some(programs);
+    }
+
+    /// The loaded programs, once there are any.
+    pub fn programs(&self) -> Option<Arc<dyn Programs>> {
+        self.programs
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The node's own addresses, on all uplinks.

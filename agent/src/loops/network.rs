@@ -31,6 +31,7 @@ use crate::{
         conflist,
         cri::{Runtime, client::Client},
         netlink,
+        programs::Counters,
     },
     health::subsystem,
 };
@@ -105,6 +106,8 @@ async fn round(ctx: &Context, loaded: &mut Option<Arc<Dataplane>>) -> anyhow::Re
     if loaded.is_none() {
         info!(uplinks = ?uplinks.iter().map(|uplink| &uplink.name).collect::<Vec<_>>(), "dataplane ready");
         ctx.network.publish_maps(dataplane.clone());
+        ctx.network.publish_programs(dataplane.clone());
+        ctx.metrics.set_source(Arc::new(Counters(dataplane.clone())));
         *loaded = Some(dataplane);
     }
     Ok(())

@@ -10,6 +10,8 @@
 //! | `maps`, `prefix` | typed maps, layouts checked before use |
 //! | `settings`, `cleanup` | what the kernel's settings were, and taking everything away again |
 //! | `services`, `batch` | the Service maps, many entries per call |
+//! | `explain`, `test_run` | programs run on packets of one's own, dry or not |
+//! | `fill` | how full the maps are, without walking them |
 //! | `sys` | the few `bpf(2)` calls that aya lacks |
 //!
 //! Everything happens in the network and mount namespace of the calling thread.
@@ -19,6 +21,8 @@ mod batch;
 mod cleanup;
 mod dataplane;
 mod error;
+mod explain;
+mod fill;
 mod host;
 mod load;
 mod lock;
@@ -40,6 +44,7 @@ pub use batch::BatchMap;
 pub use cleanup::Removed;
 pub use dataplane::Dataplane;
 pub use error::{Error, Result};
+pub use fill::Fill;
 pub use keelson_abi as abi;
 pub use node::{NodeSettings, Uplink};
 pub use paths::{Generation, Paths};

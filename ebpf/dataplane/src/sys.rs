@@ -16,6 +16,8 @@ use std::{
     path::Path,
 };
 
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
@@ -101,6 +103,29 @@ pub fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let mut attr = Attr::new().u64(0, path.as_ptr() as u64).fd(8, fd.as_raw_fd());
     // SAFETY: `path` is a NUL-terminated string that lives until the call returns.
     unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// Make a map of this type, key size, value size, capacity and flags.
+pub fn map_create(kind: u32, key: u32, value: u32, capacity: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = Attr::new()
+        .u32(0, kind)
+        .u32(4, key)
+        .u32(8, value)
+        .u32(12, capacity)
+        .u32(16, flags);
+    // SAFETY: no addresses inside.
+    unsafe { bpf(BPF_MAP_CREATE, &mut attr) }.map(own)
+}
+
+/// Put an entry of zeros into a map whose keys and values are `key` and `value` bytes long.
+pub fn map_put_zero(map: BorrowedFd<'_>, key: usize, value: usize) -> io::Result<()> {
+    let (key, value) = (vec![0_u8; key], vec![0_u8; value]);
+    let mut attr = Attr::new()
+        .fd(0, map.as_raw_fd())
+        .u64(8, key.as_ptr() as u64)
+        .u64(16, value.as_ptr() as u64);
+    // SAFETY: both buffers are as long as the caller says that the map's keys and values are, and outlive the call.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
 }
 
 /// Attach a program to a device of the calling thread's namespace by a tcx link.

@@ -1,0 +1,91 @@
+//! Door to the loaded programs: what they would do with a packet, what they count, what they drop.
+
+use std::{fmt, net::IpAddr};
+
+use keelson_core::explain::words::DROPS;
+use keelson_dataplane::{
+    Dataplane,
+    abi::{
+        Backend, COUNTER_DROPS, COUNTER_FLOW_EXPIRED, COUNTER_FLOW_NEW, COUNTER_FLOW_REPLACED, Endpoint,
+        Frontend, FrontendKey, NodeConfig, Trace,
+    },
+    netlink::link::Device,
+};
+
+use crate::metrics::{Fill, Source, Tally};
+
+/// The programs and what they look at. Calls are a few system calls each.
+pub trait Programs: Send + Sync {
+    /// What a program would do with a packet on a device; nothing else is changed.
+    fn dry_run(&self, program: &str, packet: &[u8], ifindex: u32) -> anyhow::Result<Trace>;
+    /// The frontend under a key.
+    fn frontend(&self, key: &FrontendKey) -> anyhow::Result<Option<Frontend>>;
+    /// Slots of a Service's revision.
+    fn slots(&self, service: u32, revision: u32, first: u32, count: u32) -> anyhow::Result<Vec<Backend>>;
+    /// The local pod that has an address.
+    fn endpoint(&self, address: IpAddr) -> anyhow::Result<Option<Endpoint>>;
+    /// The node's values.
+    fn node(&self) -> anyhow::Result<NodeConfig>;
+    /// Every device.
+    fn devices(&self) -> anyhow::Result<Vec<Device>>;
+}
+
+impl Programs for Dataplane {
+    fn dry_run(&self, program: &str, packet: &[u8], ifindex: u32) -> anyhow::Result<Trace> {
+        Ok(self.dry_run(program, packet, ifindex)?)
+    }
+
+    fn frontend(&self, key: &FrontendKey) -> anyhow::Result<Option<Frontend>> {
+        Ok(self.frontend(key)?)
+    }
+
+    fn slots(&self, service: u32, revision: u32, first: u32, count: u32) -> anyhow::Result<Vec<Backend>> {
+        Ok(self.slots(service, revision, first, count)?)
+    }
+
+    fn endpoint(&self, address: IpAddr) -> anyhow::Result<Option<Endpoint>> {
+        Ok(self.endpoint(address.into())?)
+    }
+
+    fn node(&self) -> anyhow::Result<NodeConfig> {
+        Ok(self.node()?)
+    }
+
+    fn devices(&self) -> anyhow::Result<Vec<Device>> {
+        Ok(Self::devices()?)
+    }
+}
+
+/// The counters of the programs, for those who measure.
+pub struct Counters(pub std::sync::Arc<Dataplane>);
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Counters")
+    }
+}
+
+impl Source for Counters {
+    fn tally(&self) -> Result<Tally, String> {
+        let counters = self.0.counters().map_err(|error| error.to_string())?;
+        let count = |index: u32| counters.get(index as usize).copied().unwrap_or(0);
+        let reasons = DROPS.iter().zip(COUNTER_DROPS..);
+        let fills = self.0.fills().map_err(|error| error.to_string())?;
+        Ok(Tally {
+            drops: reasons.map(|((name, _), index)| (*name, count(index))).collect(),
+            flows: vec![
+                ("new", count(COUNTER_FLOW_NEW)),
+                ("expired", count(COUNTER_FLOW_EXPIRED)),
+                ("replaced", count(COUNTER_FLOW_REPLACED)),
+            ],
+            fills: fills
+                .into_iter()
+                .map(|fill| Fill {
+                    map: fill.map.to_owned(),
+                    entries: fill.entries,
+                    capacity: fill.capacity,
+                })
+                .collect(),
+        })
+    }
+}
