@@ -48,5 +48,5 @@ pub use fill::Fill;
 pub use keelson_abi as abi;
 pub use node::{NodeSettings, Uplink};
 pub use paths::{Generation, Paths};
-pub use services::{Fill, ServiceTables};
+pub use services::ServiceTables;
 pub use test_run::{TestContext, TestOutput, run_program};

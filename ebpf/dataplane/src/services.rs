@@ -8,17 +8,6 @@ use keelson_abi::{
 
 use crate::{batch::BatchMap, error::Result, paths::Generation};
 
-/// How full a map is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fill {
-    /// Its name.
-    pub map: &'static str,
-    /// Entries in it.
-    pub used: u32,
-    /// Entries that fit.
-    pub capacity: u32,
-}
-
 /// Handles of the maps of one generation. After a map has grown they must be opened again.
 pub struct ServiceTables {
     /// What clients ask for.
