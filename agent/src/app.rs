@@ -112,6 +112,7 @@ fn spawn_loops(tasks: &mut Tasks, ctx: &Context) {
     spawn(tasks, "network loop", loops::network::run(ctx.clone()));
     spawn(tasks, "service loop", loops::service::run(ctx.clone()));
     spawn(tasks, "health loop", loops::health::run(ctx.clone()));
+    spawn(tasks, "observation loop", loops::observation::run(ctx.clone()));
     spawn(tasks, "node loop", loops::node::run(ctx.clone()));
     if ctx.config.part == Part::Node {
         spawn(tasks, "workload loop", loops::workload::run(ctx.clone()));

@@ -13,5 +13,6 @@ pub mod network;
 pub mod node;
 pub mod object;
 pub mod pod;
+pub mod pressure;
 pub mod service;
 pub mod workload;

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use keelson_core::explain::words::DROPS;
 use keelson_dataplane::{
-    Dataplane,
+    Dataplane, DropRing, Fill as MapFill, Generation,
     abi::{
         Backend, COUNTER_DROPS, COUNTER_FLOW_EXPIRED, COUNTER_FLOW_NEW, COUNTER_FLOW_REPLACED, Endpoint,
         Frontend, FrontendKey, NodeConfig, Trace,
@@ -28,6 +28,12 @@ pub trait Programs: Send + Sync {
     fn node(&self) -> anyhow::Result<NodeConfig>;
     /// Every device.
     fn devices(&self) -> anyhow::Result<Vec<Device>>;
+    /// How full the maps are.
+    fn fills(&self) -> anyhow::Result<Vec<MapFill>>;
+    /// The ring of dropped packets.
+    fn drops(&self) -> anyhow::Result<DropRing>;
+    /// The programs that run now.
+    fn generation(&self) -> Option<Generation>;
 }
 
 impl Programs for Dataplane {
@@ -53,6 +59,18 @@ impl Programs for Dataplane {
 
     fn devices(&self) -> anyhow::Result<Vec<Device>> {
         Ok(Self::devices()?)
+    }
+
+    fn fills(&self) -> anyhow::Result<Vec<MapFill>> {
+        Ok(self.fills()?)
+    }
+
+    fn drops(&self) -> anyhow::Result<DropRing> {
+        Ok(self.drops()?)
+    }
+
+    fn generation(&self) -> Option<Generation> {
+        Some(self.generation().clone())
     }
 }
 

@@ -11,7 +11,7 @@
 //! | `settings`, `cleanup` | what the kernel's settings were, and taking everything away again |
 //! | `services`, `batch` | the Service maps, many entries per call |
 //! | `explain`, `test_run` | programs run on packets of one's own, dry or not |
-//! | `fill` | how full the maps are, without walking them |
+//! | `fill`, `drops` | how full the maps are, without walking them; which packets are dropped |
 //! | `sys` | the few `bpf(2)` calls that aya lacks |
 //!
 //! Everything happens in the network and mount namespace of the calling thread.
@@ -20,6 +20,7 @@ mod attach;
 mod batch;
 mod cleanup;
 mod dataplane;
+mod drops;
 mod error;
 mod explain;
 mod fill;
@@ -43,6 +44,7 @@ pub use aya::Pod as Plain;
 pub use batch::BatchMap;
 pub use cleanup::Removed;
 pub use dataplane::Dataplane;
+pub use drops::DropRing;
 pub use error::{Error, Result};
 pub use fill::Fill;
 pub use keelson_abi as abi;
