@@ -340,6 +340,7 @@ pub(crate) fn rules(config: &Config) -> Rules {
     Rules {
         node_name: config.node_name.clone(),
         service_cidr: config.service_cidr,
+        service_cidr_v6: config.service_cidr_v6(),
         node_port_range: config.node_port_range,
         runs_pods: config.part == Part::Node,
     }

@@ -145,8 +145,15 @@ fn object(kind: Kind, value: &Value, rules: &Rules) -> Result<Object, Vec<Fault>
 /// `get -o yaml`, and must mean the same when they are read again.
 pub fn without_served_fields(value: &Value) -> Value {
     let mut value = value.clone();
+    // Where a load balancer takes clients in is said by people here: no controller writes it.
+    let ingress = value.pointer("/status/loadBalancer/ingress").cloned();
+    let ingress = ingress.filter(|_| value["kind"] == "Service");
     if let Some(map) = value.as_object_mut() {
         map.remove("status");
+        if let Some(ingress) = ingress {
+            let status = serde_json::json!({ "loadBalancer": { "ingress": ingress } });
+            map.insert("status".to_owned(), status);
+        }
     }
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         for name in [

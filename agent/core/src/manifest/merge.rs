@@ -202,11 +202,14 @@ pub fn claims(object: &Object, allocated: &Allocated) -> Vec<Claim> {
                 claims.push(Claim::NodePort(number, port.protocol.take().unwrap_or_default()));
             }
         }
-        claims.extend(
-            spec.cluster_ip
-                .filter(|address| address != "None")
-                .map(Claim::ClusterIp),
-        );
+        let several = spec.cluster_ips.unwrap_or_default();
+        let all = if several.is_empty() {
+            spec.cluster_ip.into_iter().collect()
+        } else {
+            several
+        };
+        let addresses = all.into_iter().filter(|address| address != "None");
+        claims.extend(addresses.map(Claim::ClusterIp));
     }
     // Any number of files may name the namespace they use.
     if !matches!(object, Object::Namespace(_)) {

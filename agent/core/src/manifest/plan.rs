@@ -197,7 +197,6 @@ pub fn with_allocations(wanted: &Service, there: Option<&Service>) -> Service {
     let Some(there) = there.filter(|there| there.metadata.uid == wanted.metadata.uid) else {
         return service;
     };
-    service.status.clone_from(&there.status);
     if let (Some(spec), Some(old)) = (&mut service.spec, &there.spec) {
         keep_allocated(spec, old);
     }

@@ -18,6 +18,7 @@ fn rules() -> Rules {
     Rules {
         node_name: "n1".to_owned(),
         service_cidr: "10.96.0.0/16".parse().expect("network"),
+        service_cidr_v6: Some("fd00:96::/112".parse().expect("network")),
         node_port_range: (30000, 32767),
         runs_pods: true,
     }
@@ -194,6 +195,37 @@ fn services_and_deployments_get_the_defaults_of_an_api_server() {
 }
 
 #[test]
+fn a_service_of_every_kind_and_family_is_taken() {
+    let spec = json!({
+        "type": "LoadBalancer", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:96::9"],
+        "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"],
+        "externalIPs": ["192.0.2.1", "2001:db8::1"], "loadBalancerSourceRanges": [" 192.0.2.0/24 "],
+        "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local", "healthCheckNodePort": 31000,
+        "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
+        "trafficDistribution": "PreferSameNode", "allocateLoadBalancerNodePorts": false,
+        "ports": [{"name": "sctp", "port": 5060, "protocol": "SCTP"}],
+    });
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1", "ipMode": "VIP"}]}});
+    let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec, "status": status});
+    let Object::Service(service) = good(value) else {
+        panic!("a Service")
+    };
+    let balancer = service
+        .status
+        .and_then(|status| status.load_balancer)
+        .expect("kept");
+    let ingress = balancer.ingress.expect("kept");
+    assert_eq!(
+        ingress[0].ip.as_deref(),
+        Some("198.51.100.1"),
+        "nobody else says it"
+    );
+    let named = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "n"},
+                       "spec": {"type": "ExternalName", "externalName": "db.example"}});
+    good(named);
+}
+
+#[test]
 fn what_was_written_by_get_is_read_again_as_the_same_object() {
     for value in [pod(), service(), deployment()] {
         let first = good(value);
@@ -367,7 +399,7 @@ fn objects_that_break_a_rule_are_refused_by_field() {
         (with(pod(), "/spec/nodeName", json!("other")), "spec.nodeName"),
         (with(pod(), "/spec", Value::Null), "spec"),
         (with(service(), "/metadata/name", json!("1a")), "metadata.name"),
-        (with(service(), "/spec/type", json!("ExternalName")), "spec.type"),
+        (with(service(), "/spec/type", json!("Balancer")), "spec.type"),
         (
             with(service(), "/spec/clusterIP", json!("10.97.0.1")),
             "spec.clusterIP",
@@ -408,8 +440,28 @@ fn objects_that_break_a_rule_are_refused_by_field() {
         ),
         (node_port(two), "spec.ports[1].nodePort"),
         (
-            with(service(), "/spec/externalIPs", json!(["192.0.2.1"])),
-            "spec.externalIPs",
+            with(service(), "/spec/type", json!("ExternalName")),
+            "spec.externalName",
+        ),
+        (
+            with(service(), "/spec/externalIPs", json!(["192.0.2.1", "web"])),
+            "spec.externalIPs[1]",
+        ),
+        (
+            with(service(), "/spec/loadBalancerSourceRanges", json!(["192.0.2.1"])),
+            "spec.loadBalancerSourceRanges[0]",
+        ),
+        (
+            with(service(), "/spec/sessionAffinity", json!("Cookie")),
+            "spec.sessionAffinity",
+        ),
+        (
+            with(service(), "/spec/ipFamilies", json!(["IPv4", "IPX"])),
+            "spec.ipFamilies[1]",
+        ),
+        (
+            with(service(), "/spec/loadBalancerIP", json!("192.0.2.1")),
+            "spec.loadBalancerIP",
         ),
         (with(deployment(), "/spec/replicas", json!(-1)), "spec.replicas"),
         (with(deployment(), "/spec/selector", json!({})), "spec.selector"),

@@ -4,7 +4,7 @@ mod service;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentStrategy},
@@ -35,6 +35,8 @@ pub struct Rules {
     pub node_name: String,
     /// Where explicit cluster addresses must lie.
     pub service_cidr: Ipv4Net,
+    /// The same for IPv6, where the node has such a network.
+    pub service_cidr_v6: Option<Ipv6Net>,
     /// First and last port for explicit node ports.
     pub node_port_range: (u16, u16),
     /// Whether the agent runs pods; one that does not takes only what Services are made of.

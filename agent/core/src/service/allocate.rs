@@ -3,12 +3,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Service;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,6 +20,8 @@ use crate::object::Key;
 pub struct Pools {
     /// The Service network.
     pub addresses: Ipv4Net,
+    /// The Service network of IPv6, where there is one.
+    pub addresses_v6: Option<Ipv6Net>,
     /// The NodePort range.
     pub node_ports: RangeInclusive<u16>,
 }
@@ -30,6 +32,9 @@ pub struct Pools {
 pub struct Allocation {
     /// The cluster address; `None` for headless and ExternalName Services.
     pub cluster_ip: Option<IpAddr>,
+    /// The cluster address of the other family, of a dual-stack Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_cluster_ip: Option<IpAddr>,
     /// By `name/protocol/port` of the Service port.
     #[serde(default)]
     pub node_ports: BTreeMap<String, u16>,
@@ -68,7 +73,15 @@ pub enum Refusal {
         /// For what.
         text: String,
         /// The Service network.
-        pool: Ipv4Net,
+        pool: IpNet,
+    },
+    /// Asked for a family that the node has no Service network of.
+    #[error("Service {key}: it needs an {family} address, and serviceCIDRs has no {family} network")]
+    NoNetwork {
+        /// Who asks.
+        key: Key,
+        /// IPv4 or IPv6.
+        family: &'static str,
     },
     /// The Service network is full.
     #[error("Service {key}: no address is free in serviceCIDR {pool} ({used} in use)")]
@@ -76,7 +89,7 @@ pub enum Refusal {
         /// Who asks.
         key: Key,
         /// The Service network.
-        pool: Ipv4Net,
+        pool: IpNet,
         /// Addresses held.
         used: usize,
     },
@@ -130,11 +143,25 @@ pub fn fill(service: &Service, allocation: &Allocation) -> Service {
     let Some(spec) = service.spec.as_mut() else {
         return service;
     };
-    if let Some(address) = allocation.cluster_ip {
-        spec.cluster_ip = Some(address.to_string());
-        spec.cluster_ips = Some(vec![address.to_string()]);
-        spec.ip_families.get_or_insert_with(|| vec!["IPv4".into()]);
-        spec.ip_family_policy.get_or_insert_with(|| "SingleStack".into());
+    let addresses: Vec<IpAddr> = [allocation.cluster_ip, allocation.second_cluster_ip]
+        .into_iter()
+        .flatten()
+        .collect();
+    if let Some(first) = addresses.first() {
+        spec.cluster_ip = Some(first.to_string());
+        spec.cluster_ips = Some(addresses.iter().map(ToString::to_string).collect());
+        spec.ip_families = Some(
+            addresses
+                .iter()
+                .map(|address| family(address.is_ipv6()).into())
+                .collect(),
+        );
+        let policy = if addresses.len() == 1 {
+            "SingleStack"
+        } else {
+            "RequireDualStack"
+        };
+        spec.ip_family_policy.get_or_insert_with(|| policy.into());
     }
     for port in spec.ports.iter_mut().flatten() {
         let name = port_name(port);
@@ -143,6 +170,10 @@ pub fn fill(service: &Service, allocation: &Allocation) -> Service {
         }
     }
     service
+}
+
+fn family(v6: bool) -> &'static str {
+    if v6 { "IPv6" } else { "IPv4" }
 }
 
 fn port_name(port: &k8s_openapi::api::core::v1::ServicePort) -> String {
@@ -197,12 +228,46 @@ impl<'a> Request<'a> {
             .unwrap_or("ClusterIP")
     }
 
-    fn asked_address(&self) -> Option<&str> {
-        let spec = self.service.spec.as_ref()?;
-        spec.cluster_ip
-            .as_deref()
-            .or_else(|| spec.cluster_ips.as_ref()?.first().map(String::as_str))
+    /// Addresses asked for by name, in their order; `None` in words included.
+    fn asked_addresses(&self) -> Vec<&str> {
+        let Some(spec) = self.service.spec.as_ref() else {
+            return Vec::new();
+        };
+        let several = spec.cluster_ips.as_deref().unwrap_or_default();
+        let all = if several.is_empty() {
+            spec.cluster_ip.as_slice()
+        } else {
+            several
+        };
+        all.iter()
+            .map(String::as_str)
             .filter(|ip| !ip.is_empty())
+            .collect()
+    }
+
+    fn asked_address(&self) -> Option<&str> {
+        self.asked_addresses().first().copied()
+    }
+
+    /// Which families, first one first; whether each is IPv6. The first follows what was asked for by name, the second the policy.
+    fn families(&self, pools: &Pools) -> Vec<bool> {
+        let spec = self.service.spec.as_ref();
+        let named = spec
+            .and_then(|spec| spec.ip_families.as_deref())
+            .unwrap_or_default();
+        let asked = self.asked_addresses();
+        let first = match (asked.first(), named.first()) {
+            (Some(address), _) => address.contains(':'),
+            (None, Some(family)) => family == "IPv6",
+            (None, None) => false,
+        };
+        let policy = spec.and_then(|spec| spec.ip_family_policy.as_deref());
+        let both = match policy {
+            Some("RequireDualStack") => true,
+            Some("PreferDualStack") => pools.addresses_v6.is_some(),
+            _ => asked.len() > 1 || named.len() > 1,
+        };
+        if both { vec![first, !first] } else { vec![first] }
     }
 
     fn wanted_ports(&self) -> Vec<WantedPort> {
@@ -230,7 +295,7 @@ impl<'a> Request<'a> {
 
     /// All or nothing: a Service that is refused one thing holds none, so that nothing is half done.
     fn allocate(&self, book: &mut Book, pools: &Pools) -> Result<Allocation, Refusal> {
-        let cluster_ip = self.address(book, pools)?;
+        let addresses = self.addresses(book, pools)?;
         let mut node_ports = BTreeMap::new();
         let mut taken_here = BTreeSet::new();
         for (name, protocol, asked) in self.wanted_ports() {
@@ -238,29 +303,47 @@ impl<'a> Request<'a> {
             taken_here.insert((number, protocol));
             node_ports.insert(name, number);
         }
-        if let Some(address) = cluster_ip {
-            book.addresses.insert(address, self.key.clone());
+        for address in &addresses {
+            book.addresses.insert(*address, self.key.clone());
         }
         book.ports
             .extend(taken_here.into_iter().map(|port| (port, self.key.clone())));
         Ok(Allocation {
-            cluster_ip,
+            cluster_ip: addresses.first().copied(),
+            second_cluster_ip: addresses.get(1).copied(),
             node_ports,
         })
     }
 
-    fn address(&self, book: &Book, pools: &Pools) -> Result<Option<IpAddr>, Refusal> {
+    fn addresses(&self, book: &Book, pools: &Pools) -> Result<Vec<IpAddr>, Refusal> {
         if self.kind() == "ExternalName" || self.asked_address() == Some("None") {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        if let Some(text) = self.asked_address() {
+        let asked = self.asked_addresses();
+        let families = self.families(pools);
+        let of_family = |(index, v6): (usize, bool)| self.address(book, pools, v6, asked.get(index).copied());
+        families.into_iter().enumerate().map(of_family).collect()
+    }
+
+    fn address(&self, book: &Book, pools: &Pools, v6: bool, asked: Option<&str>) -> Result<IpAddr, Refusal> {
+        let pool = match (v6, pools.addresses_v6) {
+            (false, _) => IpNet::V4(pools.addresses),
+            (true, Some(pool)) => IpNet::V6(pool),
+            (true, None) => {
+                return Err(Refusal::NoNetwork {
+                    key: self.key.clone(),
+                    family: family(v6),
+                });
+            }
+        };
+        if let Some(text) = asked {
             let outside = || Refusal::OutsideOfPool {
                 key: self.key.clone(),
                 text: text.to_owned(),
-                pool: pools.addresses,
+                pool,
             };
             let address: IpAddr = text.parse().map_err(|_| outside())?;
-            if !matches!(address, IpAddr::V4(v4) if is_usable(v4, pools.addresses)) {
+            if !is_usable(address, pool) {
                 return Err(outside());
             }
             return match book.addresses.get(&address) {
@@ -269,38 +352,48 @@ impl<'a> Request<'a> {
                     address,
                     owner: owner.clone(),
                 }),
-                None => Ok(Some(address)),
+                None => Ok(address),
             };
         }
         let held = self
             .held
-            .and_then(|held| held.cluster_ip)
-            .filter(|address| !book.addresses.contains_key(address));
-        if let Some(IpAddr::V4(address)) = held
-            && is_usable(address, pools.addresses)
-        {
-            return Ok(held);
+            .into_iter()
+            .flat_map(|held| [held.cluster_ip, held.second_cluster_ip]);
+        let mut free = held
+            .flatten()
+            .filter(|address| is_usable(*address, pool) && !book.addresses.contains_key(address));
+        match free.next() {
+            Some(address) => Ok(address),
+            None => self.new_address(book, pool),
         }
-        self.new_address(book, pools).map(Some)
     }
 
-    /// From the upper band first: the lower one is where people pick addresses by hand.
-    fn new_address(&self, book: &Book, pools: &Pools) -> Result<IpAddr, Refusal> {
-        let base = u32::from(pools.addresses.network());
-        let size = u32::from(pools.addresses.broadcast()).saturating_sub(base);
+    /// From the upper band first: the lower one is where people pick addresses by hand. Of an IPv6 network only the beginning is used.
+    fn new_address(&self, book: &Book, pool: IpNet) -> Result<IpAddr, Refusal> {
+        let size = match pool {
+            IpNet::V4(pool) => u32::from(pool.broadcast()) - u32::from(pool.network()),
+            IpNet::V6(pool) => u32::MAX
+                .checked_shr(u32::from(pool.prefix_len()).saturating_sub(96))
+                .unwrap_or(0)
+                .min(0xffff),
+        };
+        let at = |offset: u32| match pool {
+            IpNet::V4(pool) => IpAddr::from(Ipv4Addr::from(u32::from(pool.network()) + offset)),
+            IpNet::V6(pool) => IpAddr::from(Ipv6Addr::from(u128::from(pool.network()) + u128::from(offset))),
+        };
         let band = (size / 16).clamp(16, 256).min(size / 2);
         let start = self.spread(size.saturating_sub(band).max(1));
         let upper = (0..size.saturating_sub(band)).map(|i| band + (start + i) % (size - band));
-        let candidates = upper.chain(0..band).map(|offset| Ipv4Addr::from(base + offset));
-        candidates
-            .filter(|address| is_usable(*address, pools.addresses))
-            .map(IpAddr::V4)
-            .find(|address| !book.addresses.contains_key(address))
-            .ok_or_else(|| Refusal::AddressesExhausted {
-                key: self.key.clone(),
-                pool: pools.addresses,
-                used: book.addresses.len(),
-            })
+        let mut candidates = upper
+            .chain(0..band)
+            .map(at)
+            .filter(|address| is_usable(*address, pool));
+        let found = candidates.find(|address| !book.addresses.contains_key(address));
+        found.ok_or_else(|| Refusal::AddressesExhausted {
+            key: self.key.clone(),
+            pool,
+            used: book.addresses.len(),
+        })
     }
 
     fn port(
@@ -356,8 +449,11 @@ impl<'a> Request<'a> {
     }
 }
 
-fn is_usable(address: Ipv4Addr, pool: Ipv4Net) -> bool {
-    pool.contains(&address) && address != pool.network() && address != pool.broadcast()
+/// The first address of a network is nobody's, nor is the last one of IPv4.
+fn is_usable(address: IpAddr, pool: IpNet) -> bool {
+    pool.contains(&address)
+        && address != pool.network()
+        && (pool.addr().is_ipv6() || address != pool.broadcast())
 }
 
 #[cfg(test)]

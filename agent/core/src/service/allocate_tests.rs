@@ -8,6 +8,7 @@ use crate::service::test_objects;
 fn pools() -> Pools {
     Pools {
         addresses: "10.96.0.0/24".parse().expect("CIDR"),
+        addresses_v6: Some("fd00:96::/112".parse().expect("network")),
         node_ports: 30000..=30003,
     }
 }
@@ -39,6 +40,74 @@ fn by_uid(
         .iter()
         .map(|(key, a)| (services[key].metadata.uid.clone().expect("uid"), a.clone()))
         .collect()
+}
+
+#[test]
+fn a_service_of_two_families_gets_an_address_of_each_and_keeps_both() {
+    let dual = |policy: &'static str| {
+        move |spec: &mut k8s_openapi::api::core::v1::ServiceSpec| spec.ip_family_policy = Some(policy.into())
+    };
+    let services = BTreeMap::from([
+        service("a", dual("PreferDualStack")),
+        service("b", dual("RequireDualStack")),
+    ]);
+    let first = allocate(&services, &BTreeMap::new(), &pools());
+    for key in services.keys() {
+        let given = &first.given[key];
+        assert!(
+            given.cluster_ip.is_some_and(|address| address.is_ipv4()),
+            "{given:?}"
+        );
+        assert!(
+            given.second_cluster_ip.is_some_and(|address| address.is_ipv6()),
+            "{given:?}"
+        );
+        let filled = fill(&services[key], given).spec.expect("spec");
+        assert_eq!(filled.cluster_ips.expect("addresses").len(), 2);
+        assert_eq!(filled.ip_families, Some(vec!["IPv4".into(), "IPv6".into()]));
+    }
+    assert_eq!(
+        allocate(&services, &by_uid(&services, &first.given), &pools()).given,
+        first.given
+    );
+    // Without a network of the second family who prefers it goes without, and who needs it is refused.
+    let single = Pools {
+        addresses_v6: None,
+        ..pools()
+    };
+    let result = allocate(&services, &BTreeMap::new(), &single);
+    assert_eq!(result.given[&Key::new("default", "a")].second_cluster_ip, None);
+    assert!(matches!(
+        result.refused[&Key::new("default", "b")],
+        Refusal::NoNetwork { family: "IPv6", .. }
+    ));
+}
+
+#[test]
+fn the_family_of_an_address_asked_for_comes_first() {
+    let asked = |texts: &'static [&'static str]| {
+        move |spec: &mut k8s_openapi::api::core::v1::ServiceSpec| {
+            spec.cluster_ip = Some(texts[0].into());
+            spec.cluster_ips = Some(texts.iter().map(|text| (*text).into()).collect());
+        }
+    };
+    let only_six =
+        |spec: &mut k8s_openapi::api::core::v1::ServiceSpec| spec.ip_families = Some(vec!["IPv6".into()]);
+    let services = BTreeMap::from([
+        service("both", asked(&["fd00:96::7", "10.96.0.7"])),
+        service("outside", asked(&["fd00:97::7"])),
+        service("six", only_six),
+    ]);
+    let result = allocate(&services, &BTreeMap::new(), &pools());
+    let both = &result.given[&Key::new("default", "both")];
+    assert_eq!(both.cluster_ip, "fd00:96::7".parse().ok());
+    assert_eq!(both.second_cluster_ip, "10.96.0.7".parse().ok());
+    assert!(matches!(
+        result.refused[&Key::new("default", "outside")],
+        Refusal::OutsideOfPool { .. }
+    ));
+    let six = &result.given[&Key::new("default", "six")];
+    assert!(six.cluster_ip.is_some_and(|address| address.is_ipv6()) && six.second_cluster_ip.is_none());
 }
 
 #[test]
@@ -152,7 +221,7 @@ proptest! {
         let pool: Ipv4Net = format!("10.96.0.0/{size}").parse().expect("CIDR");
         let usable = (1_usize << (32 - size)) - 2;
         let services: BTreeMap<_, _> = (0..usable + 1).map(|i| service(&format!("s{i}"), |_| {})).collect();
-        let result = allocate(&services, &BTreeMap::new(), &Pools { addresses: pool, node_ports: 1..=1 });
+        let result = allocate(&services, &BTreeMap::new(), &Pools { addresses: pool, addresses_v6: None, node_ports: 1..=1 });
         prop_assert_eq!(result.given.len(), usable);
         prop_assert_eq!(result.refused.len(), 1);
     }

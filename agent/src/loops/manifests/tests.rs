@@ -503,6 +503,7 @@ fn the_demo_is_a_manifest_that_is_accepted() {
     let rules = Rules {
         node_name: "n1".to_owned(),
         service_cidr: Config::default().service_cidr,
+        service_cidr_v6: None,
         node_port_range: Config::default().node_port_range,
         runs_pods: true,
     };

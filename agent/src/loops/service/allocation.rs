@@ -39,6 +39,7 @@ impl Allocator {
         let (first, last) = ctx.config.node_port_range;
         let pools = Pools {
             addresses: ctx.config.service_cidr,
+            addresses_v6: ctx.config.service_cidr_v6(),
             node_ports: first..=last,
         };
         Self {

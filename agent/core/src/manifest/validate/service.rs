@@ -1,7 +1,8 @@
 //! Rules for Services.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
+use ipnet::IpNet;
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -13,7 +14,8 @@ pub(super) fn check(service: &Service, rules: &Rules, faults: &mut Faults) {
     let Some(spec) = &service.spec else {
         return faults.add("spec", "is missing");
     };
-    faults.one_of("spec.type", spec.type_.as_deref(), &["ClusterIP", "NodePort"]);
+    let kinds = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
+    faults.one_of("spec.type", spec.type_.as_deref(), &kinds);
     unsupported(spec, faults);
     cluster_ip(spec, rules, faults);
     for (key, value) in spec.selector.iter().flatten() {
@@ -27,91 +29,125 @@ pub(super) fn check(service: &Service, rules: &Rules, faults: &mut Faults) {
 
 /// What would change where packets go and is not implemented is refused: it must not run without it.
 fn unsupported(spec: &ServiceSpec, faults: &mut Faults) {
-    faults.one_of(
-        "spec.sessionAffinity",
-        spec.session_affinity.as_deref(),
-        &["None"],
-    );
-    faults.one_of(
-        "spec.internalTrafficPolicy",
-        spec.internal_traffic_policy.as_deref(),
-        &["Cluster", "Local"],
-    );
-    faults.one_of(
-        "spec.externalTrafficPolicy",
-        spec.external_traffic_policy.as_deref(),
-        &["Cluster", "Local"],
-    );
-    faults.one_of(
-        "spec.ipFamilyPolicy",
-        spec.ip_family_policy.as_deref(),
-        &["SingleStack"],
-    );
-    for (index, family) in spec.ip_families.iter().flatten().enumerate() {
-        faults.one_of(&item("spec.ipFamilies", index), Some(family), &["IPv4"]);
+    words(spec, faults);
+    let affinity = spec.session_affinity_config.as_ref();
+    let seconds = affinity.and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    if seconds.is_some_and(|seconds| !(1..=86_400).contains(&seconds)) {
+        let at = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        faults.add(at, "must be within 1 to 86400");
     }
+    for (index, text) in spec.external_ips.iter().flatten().enumerate() {
+        if text.parse::<IpAddr>().is_err() {
+            faults.add(
+                item("spec.externalIPs", index),
+                format!("{text:?} is not an IP address"),
+            );
+        }
+    }
+    for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        if text.trim().parse::<IpNet>().is_err() {
+            let at = item("spec.loadBalancerSourceRanges", index);
+            faults.add(at, format!("{text:?} is not a network such as 192.0.2.0/24"));
+        }
+    }
+    if let Some(port) = spec.health_check_node_port.filter(|port| *port != 0) {
+        faults.port("spec.healthCheckNodePort", port);
+    }
+    if spec.type_.as_deref() == Some("ExternalName") && spec.external_name.is_none() {
+        faults.add("spec.externalName", "is needed when the type is ExternalName");
+    }
+    // Both are for controllers of load balancers, of which there is none here.
     let set = [
-        (
-            "externalIPs",
-            spec.external_ips.as_ref().is_some_and(|all| !all.is_empty()),
-        ),
-        ("externalName", spec.external_name.is_some()),
-        (
-            "healthCheckNodePort",
-            spec.health_check_node_port.is_some_and(|port| port != 0),
-        ),
         ("loadBalancerClass", spec.load_balancer_class.is_some()),
         ("loadBalancerIP", spec.load_balancer_ip.is_some()),
-        (
-            "loadBalancerSourceRanges",
-            spec.load_balancer_source_ranges
-                .as_ref()
-                .is_some_and(|all| !all.is_empty()),
-        ),
-        ("trafficDistribution", spec.traffic_distribution.is_some()),
     ];
     for (name, _) in set.into_iter().filter(|(_, set)| *set) {
         faults.add(field("spec", name), "is not supported by this version");
     }
 }
 
+/// Fields that are one word of a few.
+fn words(spec: &ServiceSpec, faults: &mut Faults) {
+    let policies = ["Cluster", "Local"];
+    let families = ["SingleStack", "PreferDualStack", "RequireDualStack"];
+    let near = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+    let fields: [(&str, &Option<String>, &[&str]); 5] = [
+        (
+            "spec.sessionAffinity",
+            &spec.session_affinity,
+            &["None", "ClientIP"],
+        ),
+        (
+            "spec.internalTrafficPolicy",
+            &spec.internal_traffic_policy,
+            &policies,
+        ),
+        (
+            "spec.externalTrafficPolicy",
+            &spec.external_traffic_policy,
+            &policies,
+        ),
+        ("spec.ipFamilyPolicy", &spec.ip_family_policy, &families),
+        ("spec.trafficDistribution", &spec.traffic_distribution, &near),
+    ];
+    for (path, value, known) in fields {
+        faults.one_of(path, value.as_deref(), known);
+    }
+    for (index, family) in spec.ip_families.iter().flatten().enumerate() {
+        faults.one_of(&item("spec.ipFamilies", index), Some(family), &["IPv4", "IPv6"]);
+    }
+}
+
 fn cluster_ip(spec: &ServiceSpec, rules: &Rules, faults: &mut Faults) {
     let all = spec.cluster_ips.as_deref().unwrap_or_default();
-    if !all.is_empty() && all != spec.cluster_ip.as_slice() {
-        faults.add("spec.clusterIPs", "must hold exactly what spec.clusterIP says");
+    let headless = |text: &String| text == "None";
+    if spec.cluster_ip.as_ref().is_some_and(headless) && spec.type_.as_deref() != Some("ClusterIP") {
+        faults.add(
+            "spec.clusterIP",
+            "a headless Service (None) must be of type ClusterIP",
+        );
     }
-    let Some(text) = spec.cluster_ip.as_deref() else {
-        return;
-    };
-    if text == "None" {
-        if spec.type_.as_deref() != Some("ClusterIP") {
-            faults.add(
-                "spec.clusterIP",
-                "a headless Service (None) must be of type ClusterIP",
-            );
+    if !all.is_empty() && all.first() != spec.cluster_ip.as_ref() {
+        faults.add("spec.clusterIPs", "must begin with what spec.clusterIP says");
+    }
+    let families: Vec<bool> = all.iter().map(|text| text.contains(':')).collect();
+    if all.len() > 2 || matches!(families[..], [first, second] if first == second) {
+        faults.add("spec.clusterIPs", "must hold one address, or one of each family");
+    }
+    let named = spec.cluster_ip.iter().filter(|text| !all.contains(text));
+    for text in all.iter().chain(named).filter(|text| !headless(text)) {
+        if let Some(fault) = outside(text, rules) {
+            let path = if spec.cluster_ip.as_ref() == Some(text) {
+                "spec.clusterIP"
+            } else {
+                "spec.clusterIPs"
+            };
+            faults.add(path, fault);
         }
-    } else {
-        let net = rules.service_cidr;
-        let usable = |address: &Ipv4Addr| {
-            net.contains(address) && *address != net.network() && *address != net.broadcast()
-        };
-        match text.parse::<Ipv4Addr>() {
-            Ok(address) if usable(&address) => {}
-            Ok(_) => faults.add(
-                "spec.clusterIP",
-                format!("{text} is not a host address within the node's serviceCIDR {net}"),
-            ),
-            Err(_) => faults.add(
-                "spec.clusterIP",
-                format!("{text:?} is neither None nor an IPv4 address"),
-            ),
+    }
+}
+
+/// Why an address cannot be a cluster address.
+fn outside(text: &str, rules: &Rules) -> Option<String> {
+    let net = rules.service_cidr;
+    match (text.parse::<IpAddr>(), rules.service_cidr_v6) {
+        (Ok(IpAddr::V4(address)), _) => {
+            let usable = net.contains(&address) && address != net.network() && address != net.broadcast();
+            (!usable).then(|| format!("{text} is not a host address within the node's serviceCIDR {net}"))
         }
+        (Ok(IpAddr::V6(address)), Some(net)) => {
+            let usable = net.contains(&address) && address != net.network();
+            (!usable).then(|| format!("{text} is not a host address within the node's service network {net}"))
+        }
+        (Ok(IpAddr::V6(_)), None) => Some(format!("{text} is IPv6, and serviceCIDRs has no such network")),
+        (Err(_), _) => Some(format!("{text:?} is neither None nor an IP address")),
     }
 }
 
 fn ports(spec: &ServiceSpec, rules: &Rules, faults: &mut Faults) {
     let ports = spec.ports.as_deref().unwrap_or_default();
-    if ports.is_empty() && spec.cluster_ip.as_deref() != Some("None") {
+    let needed = spec.cluster_ip.as_deref() != Some("None") && spec.type_.as_deref() != Some("ExternalName");
+    if ports.is_empty() && needed {
         faults.add("spec.ports", "at least one port is needed");
     }
     let (mut seen_names, mut seen_ports, mut seen_node_ports) =
@@ -151,12 +187,8 @@ fn one_port(port: &ServicePort, path: &str, rules: &Rules, faults: &mut Faults) 
     if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
         faults.check(field(path, "name"), names::label(name));
     }
-    // The dataplane reads ports of TCP and UDP.
-    faults.one_of(
-        &field(path, "protocol"),
-        port.protocol.as_deref(),
-        &["TCP", "UDP"],
-    );
+    let protocols = ["TCP", "UDP", "SCTP"];
+    faults.one_of(&field(path, "protocol"), port.protocol.as_deref(), &protocols);
     match &port.target_port {
         Some(IntOrString::Int(number)) => faults.port(field(path, "targetPort"), *number),
         Some(IntOrString::String(name)) => faults.check(field(path, "targetPort"), names::port(name)),
