@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::{
     api::{
-        core::v1::{ObjectReference, Pod, Service, ServicePort},
+        core::v1::{ObjectReference, Pod, Service, ServicePort, ServiceSpec},
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
     apimachinery::pkg::{
@@ -67,12 +67,23 @@ fn of_service(key: &Key, service: &Service, pods: &BTreeMap<Key, Arc<Pod>>) -> V
         let selected = selector
             .iter()
             .all(|(name, value)| labels.and_then(|labels| labels.get(name)) == Some(value));
-        let Some((address, endpoint)) = selected.then(|| endpoint(pod_key, pod, publish)).flatten() else {
+        let Some((addresses, endpoint)) = selected.then(|| endpoint(pod_key, pod, publish)).flatten() else {
             continue;
         };
         let ports = resolve(spec.ports.as_deref().unwrap_or_default(), pod);
-        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-        by_ports.entry((family, ports)).or_default().push(endpoint);
+        for address in addresses {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            if has_family(spec, family) {
+                let endpoint = Endpoint {
+                    addresses: vec![address.to_string()],
+                    ..endpoint.clone()
+                };
+                by_ports
+                    .entry((family, ports.clone()))
+                    .or_default()
+                    .push(endpoint);
+            }
+        }
     }
     if by_ports.is_empty() {
         // An empty slice says "no endpoint" and not "not known yet".
@@ -128,12 +139,35 @@ fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
         .map(|port| port.container_port)
 }
 
-fn endpoint(key: &Key, pod: &Pod, publish_not_ready: bool) -> Option<(IpAddr, Endpoint)> {
+/// Whether a Service is of a family; one that does not say is of any.
+fn has_family(spec: &ServiceSpec, family: &str) -> bool {
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    families.is_empty() || families.iter().any(|own| own == family)
+}
+
+/// The addresses of a pod, the first of each family, and what they have in common as endpoints.
+fn endpoint(key: &Key, pod: &Pod, publish_not_ready: bool) -> Option<(Vec<IpAddr>, Endpoint)> {
     let status = pod.status.as_ref()?;
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
     }
-    let address: IpAddr = status.pod_ip.as_deref()?.parse().ok()?;
+    let several = status.pod_ips.iter().flatten().map(|one| one.ip.as_str());
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in status
+        .pod_ip
+        .as_deref()
+        .into_iter()
+        .chain(several)
+        .filter_map(|text| text.parse().ok())
+    {
+        let address: IpAddr = address;
+        if addresses.iter().all(|known| known.is_ipv4() != address.is_ipv4()) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return None;
+    }
     let serving = status
         .conditions
         .iter()
@@ -142,7 +176,6 @@ fn endpoint(key: &Key, pod: &Pod, publish_not_ready: bool) -> Option<(IpAddr, En
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let spec = pod.spec.as_ref();
     let endpoint = Endpoint {
-        addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
             ready: Some(publish_not_ready || (serving && !terminating)),
             serving: Some(publish_not_ready || serving),
@@ -160,7 +193,7 @@ fn endpoint(key: &Key, pod: &Pod, publish_not_ready: bool) -> Option<(IpAddr, En
         }),
         ..Endpoint::default()
     };
-    Some((address, endpoint))
+    Some((addresses, endpoint))
 }
 
 fn slice(
@@ -247,6 +280,31 @@ mod tests {
             found[0].ports.as_ref().map(|ports| ports[0].port),
             Some(Some(8080))
         );
+    }
+
+    #[test]
+    fn a_pod_of_two_families_is_an_endpoint_in_each_that_the_service_has() {
+        let (pod_key, mut both) = pod("a", "10.244.0.5", true);
+        let status = Arc::make_mut(&mut both).status.as_mut().expect("status");
+        let ip = |text: &str| k8s_openapi::api::core::v1::PodIP { ip: text.into() };
+        status.pod_ips = Some(vec![ip("10.244.0.5"), ip("fd00:244::5")]);
+        for (families, expected) in [
+            (None, vec!["10.244.0.5", "fd00:244::5"]),
+            (Some(vec!["IPv4"]), vec!["10.244.0.5"]),
+            (Some(vec!["IPv6"]), vec!["fd00:244::5"]),
+            (Some(vec!["IPv6", "IPv4"]), vec!["10.244.0.5", "fd00:244::5"]),
+        ] {
+            let (key, mut web) = service("web", "10.96.0.1");
+            let families = families.map(|all: Vec<&str>| all.into_iter().map(Into::into).collect());
+            Arc::make_mut(&mut web).spec.as_mut().expect("spec").ip_families = families;
+            let found = only(vec![(key, web)], vec![(pod_key.clone(), both.clone())]);
+            let mut addresses: Vec<_> = found
+                .iter()
+                .map(|slice| endpoints(slice)[0].addresses[0].as_str())
+                .collect();
+            addresses.sort_unstable();
+            assert_eq!(addresses, expected);
+        }
     }
 
     #[test]
