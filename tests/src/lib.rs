@@ -11,6 +11,8 @@
 //! | `http`, `load` | a client that asks once, and one that never stops asking |
 //! | `packet` | packets by hand, for programs that are run on one |
 //! | `oracle` | what kube-proxy would do with a packet: a model to hold against what this project does |
+//!
+//! What Services promise, and which test holds each promise, is listed in `tests/SERVICES.md`.
 //! | `binaries` | the programs under test |
 
 pub mod binaries;
@@ -22,5 +24,7 @@ pub mod namespace;
 pub mod node;
 pub mod oracle;
 pub mod packet;
+#[cfg(test)]
+mod promises;
 pub mod sockets;
 pub mod wait;

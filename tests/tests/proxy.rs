@@ -200,7 +200,10 @@ fn services_of_a_folder_are_carried_and_told_of_and_cleaned_up_without_a_trace()
         );
     }
     let noted = bench.log();
-    ensure!(!noted.contains("only counted"), "the ring of drops is read: {noted}");
+    ensure!(
+        !noted.contains("only counted"),
+        "the ring of drops is read: {noted}"
+    );
     for note in ["mode: nftables", "conntrack.maxPerCore"] {
         ensure!(noted.contains(note), "{note} is not in {noted}");
     }

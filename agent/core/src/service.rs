@@ -19,6 +19,8 @@
 //! | `maglev` | tables that every node makes alike |
 //! | `plan`, `planner` | the writes from the maps as they are to the maps as they should be |
 //! | `state` | all Services as their objects come and go; who has an address that two ask for |
+//!
+//! Which test holds which of kube-proxy's rules is listed in `tests/SERVICES.md`.
 
 pub mod address;
 pub mod allocate;
