@@ -16,6 +16,7 @@ mod get;
 mod logs;
 mod pods;
 mod print;
+mod programmed;
 mod rollout;
 mod table;
 mod target;

@@ -223,6 +223,19 @@ fn services_of_a_folder_are_carried_and_told_of_and_cleaned_up_without_a_trace()
         "{metrics}"
     );
     ensure!(bench.keelson(&["get", "services"])?.contains("10.96.1.1"));
+    let wide = bench.keelson(&["get", "services", "-o", "wide"])?;
+    for cell in ["PROGRAMMED", "ClusterIP:1,NodePort:1", "1 (0 local)", "Cluster"] {
+        ensure!(wide.contains(cell), "{cell:?} in {wide}");
+    }
+    let page = bench.keelson(&["describe", "service", "web"])?;
+    let line = "192.168.60.1:30080/TCP  NodePort, policy Cluster: 1 endpoints, 0 on this node";
+    ensure!(page.contains(line), "{page}");
+    ensure!(
+        bench
+            .keelson(&["get", "endpointslices"])?
+            .contains("192.168.60.9")
+    );
+    ensure!(bench.keelson(&["describe", "node", "node-1"])?.contains("zone"));
     let node = bench.keelson(&["get", "nodes", "--show-labels"])?;
     ensure!(node.contains("node-1") && node.contains("zone=a"), "{node}");
     let refused = bench

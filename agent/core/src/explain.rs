@@ -3,6 +3,7 @@
 //! The programs decide; nothing is decided again here. What they tell in numbers gets its name from the objects.
 
 pub mod packet;
+pub mod programmed;
 pub mod words;
 
 use std::{

@@ -12,6 +12,7 @@ use k8s_openapi::{
     api::core::v1::Event,
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time},
 };
+use keelson_core::explain::programmed::Served;
 use serde_json::Value;
 
 pub use self::workload::selector_text;
@@ -19,7 +20,9 @@ use super::{
     args::Describe,
     client::{self, Client, Which, refused, text},
     columns::{self, NONE},
-    get, print, table, target,
+    get, print,
+    programmed::{self, Programmed},
+    table, target,
 };
 use crate::control::resource::Resource;
 
@@ -149,6 +152,8 @@ pub struct Facts<'a> {
     pub events: &'a [Event],
     /// Slices of a Service, pods of a node: what belongs to it.
     pub related: &'a [Value],
+    /// Of a Service: what of it stands in the programs' maps.
+    pub programmed: &'a [Served],
     /// Ages are told as of this time.
     pub now: Timestamp,
 }
@@ -159,7 +164,10 @@ pub fn page(resource: Resource, facts: &Facts<'_>) -> serde_json::Result<String>
     match resource {
         Resource::Pods => pod::describe(&mut page, &columns::read(facts.object)?),
         Resource::Deployments => workload::deployment(&mut page, &columns::read(facts.object)?),
-        Resource::Services => workload::service(&mut page, &columns::read(facts.object)?, facts.related),
+        Resource::Services => {
+            workload::service(&mut page, &columns::read(facts.object)?, facts.related);
+            page.list(0, "Programmed", programmed::lines(facts.programmed));
+        }
         Resource::EndpointSlices => workload::endpoint_slice(&mut page, &columns::read(facts.object)?),
         Resource::ConfigMaps => other::config_map(&mut page, &columns::read(facts.object)?),
         Resource::Secrets => other::secret(&mut page, &columns::read(facts.object)?),
@@ -203,23 +211,13 @@ pub async fn run(client: &mut Client, args: &Describe) -> anyhow::Result<()> {
             .await
             .map_err(fail)?;
         for object in chosen {
-            let related = match target.resource {
-                Resource::Services => {
-                    let which = Which {
-                        namespace: text(object, "/metadata/namespace").to_owned(),
-                        selector: format!("kubernetes.io/service-name={}", text(object, "/metadata/name")),
-                        ..Which::default()
-                    };
-                    client::list(client, Resource::EndpointSlices, &which)
-                        .await
-                        .map_err(fail)?
-                }
-                Resource::Nodes => client::list(client, Resource::Pods, &Which::default())
-                    .await
-                    .map_err(fail)?,
-                _ => Vec::new(),
+            let related = related(client, target.resource, object).await.map_err(fail)?;
+            let served = match target.resource {
+                Resource::Services => programmed::ask(client).await?,
+                _ => Programmed::new(),
             };
             let facts = Facts {
+                programmed: programmed::of(&served, object),
                 object,
                 events: &events_of(object, &all_events),
                 related: &related,
@@ -235,6 +233,30 @@ pub async fn run(client: &mut Client, args: &Describe) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Slices of a Service, pods of a node: what belongs to an object.
+async fn related(
+    client: &mut Client,
+    resource: Resource,
+    object: &Value,
+) -> Result<Vec<Value>, tonic::Status> {
+    match resource {
+        Resource::Services => {
+            let which = Which {
+                namespace: text(object, "/metadata/namespace").to_owned(),
+                selector: format!("kubernetes.io/service-name={}", text(object, "/metadata/name")),
+                ..Which::default()
+            };
+            client::list(client, Resource::EndpointSlices, &which).await
+        }
+        Resource::Nodes => match client::list(client, Resource::Pods, &Which::default()).await {
+            // An agent without pods has a node all the same.
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => Ok(Vec::new()),
+            pods => pods,
+        },
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The objects of these names; where none has a name, those whose names begin so.

@@ -11,6 +11,7 @@ use super::{
     client::{self, Change, Client, Which, refused, text},
     columns::{self, View},
     print,
+    programmed::{self, Programmed},
     table::Table,
     target::{self, Target},
 };
@@ -72,9 +73,19 @@ pub async fn run(client: &mut Client, args: &Get) -> anyhow::Result<bool> {
                 }
             }
         }
-        Some(Output::Wide) | None => tables(args, &found)?,
+        Some(Output::Wide) | None => tables(args, &found, &programmed(client, args, &targets).await?)?,
     }
     Ok(fine)
+}
+
+/// What stands in the programs' maps, where it is shown.
+async fn programmed(client: &mut Client, args: &Get, targets: &[Target]) -> anyhow::Result<Programmed> {
+    let shown = targets.iter().any(|target| target.resource == Resource::Services);
+    if shown && args.output == Some(Output::Wide) {
+        programmed::ask(client).await
+    } else {
+        Ok(Programmed::new())
+    }
 }
 
 /// `pod/web`
@@ -133,11 +144,13 @@ struct Rows<'a> {
     view: View,
     /// Kind before each name, where several kinds are shown.
     prefixed: bool,
+    programmed: &'a Programmed,
 }
 
 impl<'a> Rows<'a> {
-    fn new(args: &'a Get, target: &Target, prefixed: bool) -> Self {
+    fn new(args: &'a Get, target: &Target, prefixed: bool, programmed: &'a Programmed) -> Self {
         Self {
+            programmed,
             args,
             view: View {
                 resource: target.resource,
@@ -151,6 +164,9 @@ impl<'a> Rows<'a> {
 
     fn headers(&self) -> Vec<String> {
         let mut headers = self.view.headers();
+        if self.view.resource == Resource::Services && self.view.wide {
+            headers.extend(programmed::COLUMNS.map(str::to_owned));
+        }
         if self.namespaces() {
             headers.insert(0, "NAMESPACE".to_owned());
         }
@@ -166,6 +182,9 @@ impl<'a> Rows<'a> {
 
     fn row(&self, object: &Value) -> Vec<String> {
         let mut row = self.view.row(object);
+        if self.view.resource == Resource::Services && self.view.wide {
+            row.extend(programmed::cells(programmed::of(self.programmed, object)));
+        }
         // The first column of events is not a name.
         if self.prefixed
             && self.view.resource != Resource::Events
@@ -189,7 +208,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn tables(args: &Get, found: &[(&Target, Vec<Value>)]) -> anyhow::Result<()> {
+fn tables(args: &Get, found: &[(&Target, Vec<Value>)], programmed: &Programmed) -> anyhow::Result<()> {
     let several = found
         .iter()
         .any(|(target, _)| target.resource != found[0].0.resource);
@@ -214,7 +233,7 @@ fn tables(args: &Get, found: &[(&Target, Vec<Value>)]) -> anyhow::Result<()> {
         return Ok(());
     }
     for (index, (target, objects)) in groups.iter().enumerate() {
-        let rows = Rows::new(args, target, several);
+        let rows = Rows::new(args, target, several, programmed);
         let mut lines: Vec<Vec<String>> = Vec::new();
         if !args.no_headers {
             lines.push(rows.headers());
@@ -260,20 +279,23 @@ async fn follow(client: &mut Client, args: &Get, target: &Target) -> anyhow::Res
         first.clear();
     }
     if !first.is_empty() {
-        show(args, target, &mut table, &mut headers, &first)?;
+        let programmed = programmed(client, args, std::slice::from_ref(target)).await?;
+        show(args, target, &programmed, &mut table, &mut headers, &first)?;
     }
     loop {
         let change = changes.next().await.map_err(|status| refused(&status))?;
         let (Change::Is(object) | Change::Gone(object)) = change else {
             continue;
         };
-        show(args, target, &mut table, &mut headers, &[object])?;
+        let programmed = programmed(client, args, std::slice::from_ref(target)).await?;
+        show(args, target, &programmed, &mut table, &mut headers, &[object])?;
     }
 }
 
 fn show(
     args: &Get,
     target: &Target,
+    programmed: &Programmed,
     table: &mut Table,
     headers: &mut bool,
     objects: &[Value],
@@ -296,7 +318,7 @@ fn show(
         }
         Some(Output::Wide) | None => {}
     }
-    let rows = Rows::new(args, target, false);
+    let rows = Rows::new(args, target, false, programmed);
     let mut lines = Vec::new();
     if std::mem::take(headers) {
         lines.push(rows.headers());

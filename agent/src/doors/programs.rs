@@ -20,6 +20,8 @@ pub trait Programs: Send + Sync {
     fn dry_run(&self, program: &str, packet: &[u8], ifindex: u32) -> anyhow::Result<Trace>;
     /// The frontend under a key.
     fn frontend(&self, key: &FrontendKey) -> anyhow::Result<Option<Frontend>>;
+    /// All frontends.
+    fn frontends(&self) -> anyhow::Result<Vec<(FrontendKey, Frontend)>>;
     /// Slots of a Service's revision.
     fn slots(&self, service: u32, revision: u32, first: u32, count: u32) -> anyhow::Result<Vec<Backend>>;
     /// The local pod that has an address.
@@ -43,6 +45,10 @@ impl Programs for Dataplane {
 
     fn frontend(&self, key: &FrontendKey) -> anyhow::Result<Option<Frontend>> {
         Ok(self.frontend(key)?)
+    }
+
+    fn frontends(&self) -> anyhow::Result<Vec<(FrontendKey, Frontend)>> {
+        Ok(self.frontends()?)
     }
 
     fn slots(&self, service: u32, revision: u32, first: u32, count: u32) -> anyhow::Result<Vec<Backend>> {

@@ -222,6 +222,9 @@ mod tests {
         fn frontend(&self, _: &FrontendKey) -> anyhow::Result<Option<Frontend>> {
             anyhow::bail!("not here")
         }
+        fn frontends(&self) -> anyhow::Result<Vec<(FrontendKey, Frontend)>> {
+            anyhow::bail!("not here")
+        }
         fn slots(&self, _: u32, _: u32, _: u32, _: u32) -> anyhow::Result<Vec<Backend>> {
             anyhow::bail!("not here")
         }

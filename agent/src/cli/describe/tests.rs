@@ -17,6 +17,7 @@ fn squeezed(text: &str) -> String {
 
 fn describe(resource: Resource, object: &Value, events: &[Event], related: &[Value]) -> String {
     let facts = Facts {
+        programmed: &[],
         object,
         events,
         related,
