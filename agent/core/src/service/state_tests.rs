@@ -214,6 +214,45 @@ fn the_younger_of_two_gets_the_address_when_the_older_goes_and_is_told_meanwhile
     assert_eq!(owner(&maps), frontend(&maps, [10, 96, 0, 2], 80, 6).service);
 }
 
+#[test]
+fn slots_that_a_frontend_names_are_never_written_whoever_gets_the_frontend() {
+    let small = |address, age, endpoints: &[u8], node_port| Small {
+        address,
+        udp: false,
+        endpoints: endpoints.iter().copied().collect(),
+        node_port,
+        age,
+    };
+    let mut maps = Observed::default();
+    let a = BTreeMap::from([("a".to_owned(), small(1, 2, &[5], true))]);
+    settle(&mut agent(&maps, &a), &mut maps);
+    // A plan for two endpoints was cut off when only the NodePort had been flipped to the new slots.
+    let mut services = agent(&maps, &a);
+    tell(&mut services, "a", Some(&small(1, 2, &[5, 6], true)));
+    let node_port = |key: &FrontendKey| IpAddr::from(key.addr) == IpAddr::from([192, 168, 50, 1]);
+    let plan = services.plan().plan;
+    for write in &plan.writes {
+        let flips = matches!(write, Write::PutFrontend(key, _) if node_port(key));
+        if flips || matches!(write, Write::PutBackend(..)) {
+            maps.follow(write);
+        }
+    }
+    let cut = frontend(&maps, [192, 168, 50, 1], 30_080, 6);
+    let slots = maps.slots(&cut);
+    assert_eq!((cut.count, slots.is_some()), (2, true));
+    // Meanwhile the NodePort became an older Service's, and there is a third endpoint.
+    let now = BTreeMap::from([
+        ("a".to_owned(), small(1, 2, &[7, 8], true)),
+        ("b".to_owned(), small(2, 1, &[9], true)),
+    ]);
+    for write in agent(&maps, &now).plan().plan.writes {
+        maps.follow(&write);
+        if frontend(&maps, [192, 168, 50, 1], 30_080, 6) == cut {
+            assert_eq!(maps.slots(&cut), slots, "after {write:?}");
+        }
+    }
+}
+
 fn any_small() -> impl Strategy<Value = Small> {
     let endpoints = proptest::collection::btree_set(1_u8..9, 0..7);
     (1_u8..4, any::<bool>(), endpoints, any::<bool>(), 0_i64..3).prop_map(
