@@ -12,7 +12,7 @@ use std::{
 
 use jiff::Timestamp;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text},
+    encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -21,22 +21,6 @@ pub use self::dataplane::{Fill, Source, Tally};
 
 /// Media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// Which traffic policy leaves a Service without endpoints on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Policy {
-    /// `internalTrafficPolicy: Local`.
-    #[expect(non_camel_case_types, reason = "the label's value is the variant's name")]
-    internal,
-    /// `externalTrafficPolicy: Local`.
-    #[expect(non_camel_case_types, reason = "the label's value is the variant's name")]
-    external,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByPolicy {
-    traffic_policy: Policy,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByCode {
@@ -58,7 +42,6 @@ pub struct Metrics {
     last_sync: Gauge<f64, std::sync::atomic::AtomicU64>,
     last_queued: Gauge<f64, std::sync::atomic::AtomicU64>,
     programming_seconds: Histogram,
-    no_local_endpoints: Family<ByPolicy, Gauge>,
     endpoint_changes: Changes,
     service_changes: Changes,
     healthz: Family<ByCode, Counter>,
@@ -101,12 +84,6 @@ impl Default for Metrics {
             "sync_proxy_rules_last_queued_timestamp_seconds",
             "When a change was told last",
         );
-        let no_local_endpoints = Family::default();
-        proxy.register(
-            "sync_proxy_rules_no_local_endpoints_total",
-            "Services whose policy Local finds no endpoint here",
-            no_local_endpoints.clone(),
-        );
         let endpoint_changes = changes(proxy, "endpoint");
         let service_changes = changes(proxy, "service");
         let (healthz, livez) = (Family::default(), Family::default());
@@ -120,7 +97,6 @@ impl Default for Metrics {
             last_sync,
             last_queued,
             programming_seconds,
-            no_local_endpoints,
             endpoint_changes,
             service_changes,
             healthz,
@@ -199,15 +175,6 @@ impl Metrics {
         self.programming_seconds.observe(since.max(0.0));
     }
 
-    /// So many Services have a policy Local and no endpoint here.
-    pub fn set_without_local_endpoints(&self, policy: Policy, services: usize) {
-        self.no_local_endpoints
-            .get_or_create(&ByPolicy {
-                traffic_policy: policy,
-            })
-            .set(services as i64);
-    }
-
     /// `/healthz` answered.
     pub fn healthz(&self, code: u16) {
         self.healthz.get_or_create(&ByCode { code }).inc();
@@ -252,8 +219,6 @@ mod tests {
         let metrics = Metrics::default();
         metrics.queued(2, 5);
         metrics.endpoint_programmed(Timestamp::now());
-        metrics.set_without_local_endpoints(Policy::internal, 1);
-        metrics.set_without_local_endpoints(Policy::external, 0);
         metrics.healthz(200);
         metrics.healthz(503);
         metrics.livez(200);
@@ -265,14 +230,6 @@ mod tests {
             ("kubeproxy_sync_proxy_rules_endpoint_changes_total", 5.0),
             ("kubeproxy_sync_proxy_rules_duration_seconds_count", 0.0),
             ("kubeproxy_network_programming_duration_seconds_count", 1.0),
-            (
-                "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"}",
-                1.0,
-            ),
-            (
-                "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"}",
-                0.0,
-            ),
             ("kubeproxy_proxy_healthz_total{code=\"200\"}", 1.0),
             ("kubeproxy_proxy_healthz_total{code=\"503\"}", 1.0),
             ("kubeproxy_proxy_livez_total{code=\"200\"}", 1.0),
@@ -306,6 +263,7 @@ mod tests {
             Ok(Tally {
                 drops: vec![("FlowTableFull", 7)],
                 flows: vec![("new", 3)],
+                without_local: [("internal", 2), ("external", 0)],
                 fills: vec![Fill {
                     map: "frontend".to_owned(),
                     entries: 12,
@@ -324,6 +282,14 @@ mod tests {
         for (series, expected) in [
             ("keelson_drops_total{reason=\"FlowTableFull\"}", 7.0),
             ("keelson_flows_total{event=\"new\"}", 3.0),
+            (
+                "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"}",
+                2.0,
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"}",
+                0.0,
+            ),
             ("keelson_map_entries{map=\"frontend\"}", 12.0),
             ("keelson_map_capacity{map=\"frontend\"}", 100.0),
         ] {

@@ -1,13 +1,13 @@
 //! Door to the loaded programs: what they would do with a packet, what they count, what they drop.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use keelson_core::explain::words::DROPS;
 use keelson_dataplane::{
     Dataplane, DropRing, Fill as MapFill, Generation,
     abi::{
         Backend, COUNTER_DROPS, COUNTER_FLOW_EXPIRED, COUNTER_FLOW_NEW, COUNTER_FLOW_REPLACED, Endpoint,
-        Frontend, FrontendKey, NodeConfig, Trace,
+        FRONTEND_DROP, FRONTEND_EXTERNAL, FRONTEND_LOCAL, Frontend, FrontendKey, NodeConfig, Trace,
     },
     netlink::link::Device,
 };
@@ -80,6 +80,22 @@ impl Programs for Dataplane {
     }
 }
 
+/// Service ports that serve with the policy Local and have endpoints, but none on this node.
+fn without_local(frontends: &[(FrontendKey, Frontend)]) -> [(&'static str, u64); 2] {
+    let of = |external: bool| {
+        let lacking: BTreeSet<u32> = frontends
+            .iter()
+            .map(|(_, frontend)| frontend)
+            .filter(|frontend| frontend.flags & FRONTEND_LOCAL != 0)
+            .filter(|frontend| (frontend.flags & FRONTEND_EXTERNAL != 0) == external)
+            .filter(|frontend| frontend.local_count == 0 && frontend.flags & FRONTEND_DROP != 0)
+            .map(|frontend| frontend.service)
+            .collect();
+        lacking.len() as u64
+    };
+    [("internal", of(false)), ("external", of(true))]
+}
+
 /// The counters of the programs, for those who measure.
 pub struct Counters(pub std::sync::Arc<Dataplane>);
 
@@ -102,6 +118,7 @@ impl Source for Counters {
                 ("expired", count(COUNTER_FLOW_EXPIRED)),
                 ("replaced", count(COUNTER_FLOW_REPLACED)),
             ],
+            without_local: without_local(&self.0.frontends().map_err(|error| error.to_string())?),
             fills: fills
                 .into_iter()
                 .map(|fill| Fill {
@@ -111,5 +128,37 @@ impl Source for Counters {
                 })
                 .collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_ports_that_the_local_policy_leaves_without_endpoints_are_counted_once() {
+        let frontend = |service, flags, local_count| {
+            let key = FrontendKey::default();
+            let value = Frontend {
+                service,
+                flags,
+                count: 2,
+                local_count,
+                ..Frontend::default()
+            };
+            (key, value)
+        };
+        let (local, external) = (FRONTEND_LOCAL | FRONTEND_DROP, FRONTEND_EXTERNAL);
+        let all = [
+            frontend(1, local, 0),
+            frontend(2, local | external, 0),
+            // The same port by another address.
+            frontend(2, local | external, 0),
+            frontend(3, local | external, 1),
+            frontend(4, external, 0),
+            // No endpoint anywhere: refused, not lacking here.
+            frontend(5, FRONTEND_LOCAL, 0),
+        ];
+        assert_eq!(without_local(&all), [("internal", 1), ("external", 1)]);
     }
 }

@@ -30,6 +30,8 @@ pub struct Tally {
     pub drops: Vec<(&'static str, u64)>,
     /// Flows that began or ended, by how.
     pub flows: Vec<(&'static str, u64)>,
+    /// Service ports whose policy Local finds no endpoint on this node though there are some, by the policy's kind.
+    pub without_local: [(&'static str, u64); 2],
     /// Maps.
     pub fills: Vec<Fill>,
 }
@@ -78,11 +80,19 @@ impl collector::Collector for Collector {
             "event",
             flows,
         )?;
+        gauges(
+            &mut encoder,
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+            "Service ports whose policy Local finds no endpoint on this node",
+            "traffic_policy",
+            tally.without_local.into_iter(),
+        )?;
         let entries = tally.fills.iter().map(|fill| (fill.map.as_str(), fill.entries));
         gauges(
             &mut encoder,
             "keelson_map_entries",
             "Entries of the programs' maps",
+            "map",
             entries,
         )?;
         let capacities = tally.fills.iter().map(|fill| (fill.map.as_str(), fill.capacity));
@@ -90,6 +100,7 @@ impl collector::Collector for Collector {
             &mut encoder,
             "keelson_map_capacity",
             "Entries that fit into the programs' maps",
+            "map",
             capacities,
         )
     }
@@ -115,12 +126,13 @@ fn gauges<'a>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
+    label: &'static str,
     values: impl Iterator<Item = (&'a str, u64)>,
 ) -> fmt::Result {
     let kind = ConstGauge::new(0_i64).metric_type();
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-    for (map, count) in values {
-        let labels = [("map", map)];
+    for (value, count) in values {
+        let labels = [(label, value)];
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
     }
