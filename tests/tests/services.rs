@@ -56,6 +56,17 @@ spec:
 ---
 apiVersion: v1
 kind: Service
+metadata: {name: near}
+spec:
+  type: NodePort
+  externalTrafficPolicy: Local
+  clusterIP: 10.96.10.4
+  selector: {app: echo}
+  ports:
+  - {name: http, port: 80, targetPort: 8080, nodePort: 30380}
+---
+apiVersion: v1
+kind: Service
 metadata: {name: hosted}
 spec:
   type: NodePort
@@ -179,14 +190,76 @@ fn the_host_reaches_a_service_its_own_node_port_and_127_0_0_1() -> Result<()> {
 }
 
 #[test]
-fn a_client_outside_reaches_a_node_port_and_is_seen_with_its_own_address() -> Result<()> {
+fn a_client_outside_is_seen_with_its_own_address_where_the_policy_is_local() -> Result<()> {
     let rig = rig()?;
+    rig.node.wait_http(at(NODE_IP, 30380)?)?;
     rig.by_client(|| {
         sockets::echo(at(NODE_IP, 30007)?)?;
         let (_, client) = seen(at(NODE_IP, 30080)?)?;
-        ensure!(client.to_string() == CLIENT_IP, "the pod saw {client}");
+        ensure!(
+            client.to_string() == NODE_IP,
+            "policy Cluster: the pod saw {client}"
+        );
+        let (_, client) = seen(at(NODE_IP, 30380)?)?;
+        ensure!(
+            client.to_string() == CLIENT_IP,
+            "policy Local: the pod saw {client}"
+        );
         Ok(())
     })?;
+    rig.node.down()
+}
+
+#[test]
+fn what_would_happen_to_a_pods_packet_is_told_as_it_happens() -> Result<()> {
+    let rig = rig()?;
+    let pod = name(&rig.pods[0]).to_owned();
+    let mine = pod_ip(&rig.pods[0])?;
+    let asked = |arguments: &[&str]| -> Result<Value> {
+        let mut all = vec!["explain"];
+        all.extend(arguments);
+        all.extend(["-o", "json"]);
+        Ok(serde_json::from_str(&rig.node.keelson(&all)?)?)
+    };
+    let from = format!("default/{pod}");
+    let service = format!("{CLUSTER}:80");
+    let told = asked(&[&service, "--from", "pod", &from])?;
+    ensure!(
+        told["service"]["name"] == "echo" && told["service"]["entry"] == "ClusterIP",
+        "{told}"
+    );
+    let candidates = told["candidates"].as_array().context("no candidates")?;
+    let pods: Vec<&str> = candidates.iter().filter_map(|one| one["pod"].as_str()).collect();
+    ensure!(pods.len() == 2 && pods.contains(&from.as_str()), "{told}");
+    let endpoint = told["endpoint"]["address"].as_str().context("no endpoint")?;
+    ensure!(told["after"]["destination"] == endpoint, "{told}");
+    // The pod keeps its address, unless it reaches itself.
+    let source: SocketAddr = told["after"]["source"].as_str().context("no source")?.parse()?;
+    let itself = endpoint.parse::<SocketAddr>()?.ip() == mine;
+    ensure!((source.ip() == mine) != itself, "{told}");
+    // By its source alone the pod is found as well; outside it is seen with the node's address.
+    let told = asked(&[&mine.to_string(), &format!("{OUTSIDE_IP}:80")])?;
+    ensure!(
+        told["from"].as_str().is_some_and(|from| from.contains(&pod)),
+        "{told}"
+    );
+    let source = told["after"]["source"].as_str().context("no source")?;
+    ensure!(source.starts_with(NODE_IP), "{told}");
+    let told = asked(&[
+        CLIENT_IP,
+        &format!("{NODE_IP}:30380"),
+        "--from",
+        "interface",
+        "up0",
+    ])?;
+    let policy = told["reasons"].to_string();
+    ensure!(policy.contains("externalTrafficPolicy Local"), "{told}");
+    ensure!(
+        told["after"]["source"]
+            .as_str()
+            .is_some_and(|source| source.starts_with(CLIENT_IP)),
+        "{told}"
+    );
     rig.node.down()
 }
 

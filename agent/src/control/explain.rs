@@ -11,8 +11,8 @@ use keelson_core::{
 };
 use keelson_dataplane::{
     abi::{
-        FrontendKey, PROG_HOST_INGRESS, PROG_LO_EGRESS, PROG_POD_INGRESS, PROG_UPLINK_EGRESS,
-        PROG_UPLINK_INGRESS, TRACE_INJECT, Trace,
+        FrontendKey, MASQUERADE_POD, PROG_HOST_INGRESS, PROG_LO_EGRESS, PROG_POD_INGRESS, PROG_UPLINK_EGRESS,
+        PROG_UPLINK_INGRESS, TRACE_INJECT, TRACE_NEIGH, Trace,
     },
     netlink::link::Device,
 };
@@ -209,7 +209,10 @@ impl Look<'_> {
                     Status::not_found(format!("pod {name}: {address} is no pod's on this node any more"))
                 })?;
                 let macs = (endpoint.host_mac, endpoint.pod_mac);
-                let trace = self.let_in(PROG_POD_INGRESS, endpoint.ifindex, macs, question)?;
+                let mut trace = self.let_in(PROG_POD_INGRESS, endpoint.ifindex, macs, question)?;
+                if trace.verdict == TRACE_NEIGH && trace.drop_reason == 0 {
+                    self.leave(&mut trace)?;
+                }
                 let device = self.name(endpoint.ifindex);
                 Ok((trace, format!("pod {name}, by device {device}")))
             }
@@ -227,6 +230,29 @@ impl Look<'_> {
             }
             Place::Host => self.run_on_host(question),
         }
+    }
+
+    /// A pod's packet that goes out passes the uplink's own program, which may translate its source.
+    fn leave(&self, trace: &mut Trace) -> Result<(), Status> {
+        let key = trace.translated;
+        if self.programs.endpoint(key.src.into()).map_err(failed)?.is_none() {
+            return Ok(());
+        }
+        let end = |addr, port_be| SocketAddr::new(IpAddr::from(addr), u16::from_be(port_be));
+        let question = Question {
+            source: end(key.src, key.sport_be),
+            destination: end(key.dst, key.dport_be),
+            protocol: key.proto,
+        };
+        let second = self.let_in(PROG_UPLINK_EGRESS, trace.ifindex, (STRANGER, STRANGER), &question)?;
+        if second.drop_reason != 0 {
+            trace.verdict = second.verdict;
+            trace.drop_reason = second.drop_reason;
+        } else if second.translated.src != key.src {
+            trace.translated = second.translated;
+            trace.masquerade = MASQUERADE_POD;
+        }
+        Ok(())
     }
 
     fn run_on_host(&self, question: &Question) -> Result<(Trace, String), Status> {

@@ -232,12 +232,14 @@ fn a_refusal_keeps_the_addresses_and_says_why_it_is_one() {
         trace: Trace {
             verdict: TRACE_PEER,
             masquerade: MASQUERADE_EXTERNAL,
+            translated: key("192.0.2.1:0", "10.244.0.7:8080"),
             ..seen.trace
         },
         ..seen
     };
     let explanation = objects().explain(&question("203.0.113.1:1", "192.0.2.9:80"), &masqueraded);
     assert!(found(&explanation, "masquerade").contains("externalTrafficPolicy Cluster"));
+    assert!(found(&explanation, "source port").contains("snatPorts"));
 }
 
 #[test]

@@ -137,6 +137,12 @@ pub(super) fn reasons(
     }
     if ![TRACE_DROP, TRACE_REFUSE].contains(&trace.verdict) {
         say("masquerade", masquerade(trace).to_owned());
+        if trace.translated.sport_be == 0 && trace.key.sport_be != 0 {
+            say(
+                "source port",
+                "one of snatPorts that is free when the connection begins; shown as 0".to_owned(),
+            );
+        }
     }
     reasons
 }
