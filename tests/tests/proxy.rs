@@ -187,6 +187,29 @@ fn services_of_a_folder_are_carried_and_told_of_and_cleaned_up_without_a_trace()
     // A process of the host, too.
     ensure!(bench.get("10.96.1.1:80", "/")?.0 == 200);
 
+    answered(&bench)?;
+    explained(&bench)?;
+    shown(&bench)?;
+
+    // While it runs it would make everything again.
+    let busy = cleanup(&bench).expect_err("refused").to_string();
+    ensure!(busy.contains("stop it first"), "{busy}");
+    bench.stop()?;
+    ensure!(
+        bench.outside("192.168.60.1:30080", "/")?.0 == 200,
+        "traffic goes on without the agent"
+    );
+    let told = cleanup(&bench)?;
+    ensure!(told.contains("removed") && told.contains("set back"), "{told}");
+    let after = bench.trace()?;
+    ensure!(before == after, "before:\n{before}\nafter:\n{after}");
+    ensure!(bench.outside("192.168.60.1:30080", "/").is_err());
+    ensure!(cleanup(&bench)?.contains("nothing was loaded"));
+    Ok(())
+}
+
+/// Health, metrics, and what the log noted of the configuration.
+fn answered(bench: &Bench) -> Result<()> {
     for (address, path, expected) in [
         ("192.168.60.1:10256", "/healthz", "\"nodeEligible\":true"),
         ("127.0.0.1:10256", "/livez", "\"healthy\":true"),
@@ -208,7 +231,6 @@ fn services_of_a_folder_are_carried_and_told_of_and_cleaned_up_without_a_trace()
         ensure!(noted.contains(note), "{note} is not in {noted}");
     }
 
-    explained(&bench)?;
     let metrics = bench.get("127.0.0.1:10249", "/metrics")?.1;
     for series in [
         "keelson_map_entries{map=\"frontend\"}",
@@ -222,6 +244,11 @@ fn services_of_a_folder_are_carried_and_told_of_and_cleaned_up_without_a_trace()
         !metrics.contains("keelson_map_entries{map=\"frontend\"} 0\n"),
         "{metrics}"
     );
+    Ok(())
+}
+
+/// What the command line shows of Services and the node.
+fn shown(bench: &Bench) -> Result<()> {
     ensure!(bench.keelson(&["get", "services"])?.contains("10.96.1.1"));
     let wide = bench.keelson(&["get", "services", "-o", "wide"])?;
     for cell in ["PROGRAMMED", "ClusterIP:1,NodePort:1", "1 (0 local)", "Cluster"] {
@@ -244,21 +271,6 @@ fn services_of_a_folder_are_carried_and_told_of_and_cleaned_up_without_a_trace()
         .to_string();
     ensure!(refused.contains("keelson proxy"), "{refused}");
     ensure!(bench.keelson(&["check", "--proxy"])?.contains("socket hooks"));
-
-    // While it runs it would make everything again.
-    let busy = cleanup(&bench).expect_err("refused").to_string();
-    ensure!(busy.contains("stop it first"), "{busy}");
-    bench.stop()?;
-    ensure!(
-        bench.outside("192.168.60.1:30080", "/")?.0 == 200,
-        "traffic goes on without the agent"
-    );
-    let told = cleanup(&bench)?;
-    ensure!(told.contains("removed") && told.contains("set back"), "{told}");
-    let after = bench.trace()?;
-    ensure!(before == after, "before:\n{before}\nafter:\n{after}");
-    ensure!(bench.outside("192.168.60.1:30080", "/").is_err());
-    ensure!(cleanup(&bench)?.contains("nothing was loaded"));
     Ok(())
 }
 
