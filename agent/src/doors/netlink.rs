@@ -6,11 +6,11 @@ use futures::StreamExt;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::sync::Notify;
 
-/// Notified after every change. The task that listens ends with the runtime.
+/// Notified after every change, for as long as the future that listens is driven; it ends only when the kernel closes the socket.
 ///
 /// # Errors
 /// The kernel refuses the socket.
-pub fn changes() -> std::io::Result<Arc<Notify>> {
+pub fn changes() -> std::io::Result<(Arc<Notify>, impl Future<Output = ()> + Send)> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -20,13 +20,18 @@ pub fn changes() -> std::io::Result<Arc<Notify>> {
     let (connection, handle, mut messages) = new_multicast_connection(&groups)?;
     let notify = Arc::new(Notify::new());
     let told = notify.clone();
-    tokio::spawn(connection);
-    tokio::spawn(async move {
+    let listen = async move {
         // The connection lives as long as its handle.
         let _handle = handle;
         while messages.next().await.is_some() {
             told.notify_one();
         }
-    });
-    Ok(notify)
+    };
+    let both = async move {
+        tokio::select! {
+            () = connection => {}
+            () = listen => {}
+        }
+    };
+    Ok((notify, both))
 }

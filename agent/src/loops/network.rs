@@ -53,10 +53,11 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Run until shutdown. What fails is reported and tried again; programs and links stay.
 pub async fn run(ctx: Context) -> anyhow::Result<()> {
-    let changes = netlink::changes().context("listening to the kernel's news about devices")?;
+    let (changes, listen) = netlink::changes().context("listening to the kernel's news about devices")?;
     let mut shutdown = ctx.shutdown.clone();
     tokio::select! {
         () = follow(&ctx, &changes) => {}
+        () = listen => bail!("the kernel closed the socket that tells of devices"),
         _ = shutdown.wait_for(|stop| *stop) => {}
     }
     Ok(())
