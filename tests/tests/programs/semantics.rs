@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use keelson_dataplane::Dataplane;
 use keelson_dataplane::abi::{
     BACKEND_BLOCK, Backend, BackendBlock, BackendKey, CHOICE_AFFINITY, CHOICE_MAGLEV, CHOICE_RANDOM,
     DropReason, FRONTEND_DROP, FRONTEND_EXTERNAL, FRONTEND_LOCAL, FRONTEND_MEMBERS, FRONTEND_NODE_PORT,
@@ -57,85 +58,91 @@ fn endpoint(to: To) -> Backend {
     }
 }
 
+/// Both sets of slots, and the table over the first.
+fn put_slots(dataplane: &Dataplane, service: u32, revision: u32, port: &Port) {
+    let slots: Vec<Backend> = port
+        .cluster
+        .iter()
+        .chain(&port.local)
+        .map(|to| endpoint(*to))
+        .collect();
+    for (block, chunk) in (0..).zip(slots.chunks(BACKEND_BLOCK as usize)) {
+        let mut value = BackendBlock::default();
+        value.slots[..chunk.len()].copy_from_slice(chunk);
+        let key = BackendKey {
+            service,
+            revision,
+            block,
+        };
+        dataplane.put_backend(&key, &value).expect("backend");
+    }
+    for (block, chunk) in (0..).zip(port.maglev.chunks(MAGLEV_BLOCK as usize)) {
+        let mut value = MaglevBlock {
+            slots: [0; MAGLEV_BLOCK as usize],
+        };
+        value.slots[..chunk.len()].copy_from_slice(chunk);
+        let key = MaglevKey {
+            service,
+            revision,
+            block,
+        };
+        raw::put(dataplane, MAP_MAGLEV, &key, &value);
+    }
+}
+
+/// Every endpoint that serves, with the sets that it is in.
+fn put_members(dataplane: &Dataplane, service: u32, port: &Port) {
+    for to in port.cluster.iter().chain(&port.local).chain(&port.serving) {
+        let holds = |set: &[To]| set.iter().any(|other| endpoint(*other) == endpoint(*to));
+        let flag = |set: &[To], flag: u16| if holds(set) { flag } else { 0 };
+        let backend = endpoint(*to);
+        let key = MemberKey {
+            addr: backend.addr,
+            service,
+            port_be: backend.port_be,
+            reserved: 0,
+        };
+        let value = Member {
+            flags: flag(&port.cluster, MEMBER_CLUSTER) | flag(&port.local, MEMBER_LOCAL),
+            backend_flags: backend.flags,
+        };
+        raw::put(dataplane, MAP_MEMBER, &key, &value);
+    }
+}
+
+fn put_frontends(dataplane: &Dataplane, service: u32, revision: u32, port: &Port) {
+    for (address, number, proto, flags) in &port.frontends {
+        let key = FrontendKey {
+            addr: addr(*address),
+            port_be: number.to_be(),
+            proto: *proto,
+            reserved: 0,
+        };
+        let value = Frontend {
+            service,
+            revision,
+            generation: port.generation,
+            count: port.cluster.len() as u32,
+            local_count: port.local.len() as u32,
+            flags: *flags,
+            affinity_seconds: port.affinity,
+            maglev: port.maglev.len() as u32,
+        };
+        dataplane.put_frontend(&key, &value).expect("frontend");
+    }
+}
+
 impl Topology {
     /// Writes a Service port under the id, each time with another revision.
     pub fn program(&self, service: u32, revision: u32, port: &Port) {
         let port = port.clone();
         self.with(move |dataplane| {
-            let slots: Vec<Backend> = port
-                .cluster
-                .iter()
-                .chain(&port.local)
-                .map(|to| endpoint(*to))
-                .collect();
-            for (block, chunk) in (0..).zip(slots.chunks(BACKEND_BLOCK as usize)) {
-                let mut value = BackendBlock::default();
-                value.slots[..chunk.len()].copy_from_slice(chunk);
-                let key = BackendKey {
-                    service,
-                    revision,
-                    block,
-                };
-                dataplane.put_backend(&key, &value).expect("backend");
-            }
-            for (block, chunk) in (0..).zip(port.maglev.chunks(MAGLEV_BLOCK as usize)) {
-                let mut value = MaglevBlock {
-                    slots: [0; MAGLEV_BLOCK as usize],
-                };
-                value.slots[..chunk.len()].copy_from_slice(chunk);
-                let key = MaglevKey {
-                    service,
-                    revision,
-                    block,
-                };
-                raw::put(dataplane, MAP_MAGLEV, &key, &value);
-            }
-            let sets = [
-                (&port.cluster, MEMBER_CLUSTER),
-                (&port.local, MEMBER_LOCAL),
-                (&port.serving, 0),
-            ];
-            for (to, _) in sets
-                .iter()
-                .flat_map(|(set, flag)| set.iter().map(move |to| (*to, *flag)))
-            {
-                let holds = |set: &[To]| set.iter().any(|other| endpoint(*other) == endpoint(to));
-                let flag = |set: &[To], flag: u16| if holds(set) { flag } else { 0 };
-                let backend = endpoint(to);
-                let key = MemberKey {
-                    addr: backend.addr,
-                    service,
-                    port_be: backend.port_be,
-                    reserved: 0,
-                };
-                let value = Member {
-                    flags: flag(&port.cluster, MEMBER_CLUSTER) | flag(&port.local, MEMBER_LOCAL),
-                    backend_flags: backend.flags,
-                };
-                raw::put(dataplane, MAP_MEMBER, &key, &value);
-            }
+            put_slots(dataplane, service, revision, &port);
+            put_members(dataplane, service, &port);
             for (network, length) in &port.ranges {
                 raw::put_source_range(dataplane, service, *network, *length);
             }
-            for (address, number, proto, flags) in &port.frontends {
-                let key = FrontendKey {
-                    addr: addr(*address),
-                    port_be: number.to_be(),
-                    proto: *proto,
-                    reserved: 0,
-                };
-                let value = Frontend {
-                    service,
-                    revision,
-                    generation: port.generation,
-                    count: port.cluster.len() as u32,
-                    local_count: port.local.len() as u32,
-                    flags: *flags,
-                    affinity_seconds: port.affinity,
-                    maglev: port.maglev.len() as u32,
-                };
-                dataplane.put_frontend(&key, &value).expect("frontend");
-            }
+            put_frontends(dataplane, service, revision, &port);
         });
     }
 
