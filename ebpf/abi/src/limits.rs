@@ -24,17 +24,17 @@ pub const FLOW_RING_STEP: u32 = 4;
 pub const FLOW_RING_SCAN: u32 = 48;
 /// Ports tried per translated source.
 pub const SNAT_TRIES: u32 = 32;
-/// Frontends; the map grows with use.
-pub const MAX_FRONTENDS: u32 = 16_384;
-/// Blocks of backend slots; the map grows with use.
-pub const MAX_BACKENDS: u32 = 16_384;
-/// Serving endpoints of Services that need them one by one; the map grows with use.
-pub const MAX_MEMBERS: u32 = 16_384;
-/// Blocks of Maglev tables; the map grows with use.
+/// Frontends: 50,000 Services with one port each, and the entries that refuse their undefined ports.
+pub const MAX_FRONTENDS: u32 = 131_072;
+/// Blocks of backend slots.
+pub const MAX_BACKENDS: u32 = 65_536;
+/// Serving endpoints of Services that need them one by one.
+pub const MAX_MEMBERS: u32 = 65_536;
+/// Blocks of Maglev tables.
 pub const MAX_MAGLEV: u32 = 16_384;
 /// Clients with session affinity; the least recent make room.
 pub const MAX_AFFINITY: u32 = 16_384;
-/// Source ranges of Services; the map grows with use.
+/// Source ranges of Services.
 pub const MAX_SOURCE_RANGES: u32 = 65_536;
 /// Entries of a Maglev table: prime, and the same on every node.
 pub const MAGLEV_SIZE: u32 = 16_381;
