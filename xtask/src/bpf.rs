@@ -28,7 +28,7 @@ pub fn missing() -> Result<Option<String>> {
 }
 
 /// The dataplane's programs, and those the benchmarks hold them against.
-const OBJECTS: [&str; 2] = ["keelson-ebpf", "keelson-floor"];
+pub const OBJECTS: [&str; 2] = ["keelson-ebpf", "keelson-floor"];
 
 /// Where user space looks for an object.
 fn place(object: &str) -> PathBuf {

@@ -53,10 +53,13 @@ fn kernel_programs() -> Result<()> {
     if let Some(what) = bpf::missing()? {
         bail!("{what}: `cargo xtask setup` installs it");
     }
-    let mut build = bpf::command()?;
-    build.args(["rustc", "--package", "keelson-ebpf", "--release"]);
-    build.args(["-Z", "build-std=core", "--target", "bpfel-unknown-none"]);
-    run::run(build.args(["--target-dir", "target/bpf-build", "--", "-Dwarnings"]))
+    for object in bpf::OBJECTS {
+        let mut build = bpf::command()?;
+        build.args(["rustc", "--package", "keelson-ebpf", "--bin", object, "--release"]);
+        build.args(["-Z", "build-std=core", "--target", "bpfel-unknown-none"]);
+        run::run(build.args(["--target-dir", "target/bpf-build", "--", "-Dwarnings"]))?;
+    }
+    Ok(())
 }
 
 /// Files of more than 400 lines before their tests: told, not refused.

@@ -49,7 +49,7 @@ pub struct Group {
     pub local: Vec<Backend>,
     /// Every endpoint that serves or is chosen, with `MEMBER_*` flags: flows to any other are at their end.
     pub serving: Vec<(Backend, u16)>,
-    /// Sources that frontends with [`FRONTEND_RANGES`] let in.
+    /// Sources that frontends with `FRONTEND_RANGES` let in.
     pub ranges: BTreeSet<IpNet>,
     /// ClientIP affinity, seconds; 0 = none.
     pub affinity_seconds: u32,

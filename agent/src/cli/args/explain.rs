@@ -15,7 +15,7 @@ Examples:
   keelson explain 198.51.100.7 192.0.2.1:30080 --from interface eth0
   keelson explain 127.0.0.1:30080 -o yaml")]
 pub struct Explain {
-    /// [SOURCE[:PORT]] DESTINATION:PORT
+    /// `[SOURCE[:PORT]] DESTINATION:PORT`
     #[arg(required = true, num_args = 1..=2, value_name = "ADDRESS")]
     pub addresses: Vec<String>,
     /// Protocol of the packet.
