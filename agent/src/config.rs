@@ -98,7 +98,8 @@ pub struct Config {
     pub load_balancing: LoadBalancing,
     /// Whether established connections are reset when their endpoint is gone; Services may ask for it one by one. Default false.
     pub reset_gone_connections: bool,
-    /// Whether processes' sockets are connected to endpoints directly where that is possible. Default true.
+    /// Whether processes' sockets are connected to endpoints directly where that is possible. Default false; this version
+    /// translates every packet instead, and says so.
     pub socket_hooks: bool,
     /// Services are programmed at the latest after this long; one that waits twice as long makes the proxy unhealthy. Default `30s`.
     #[serde(with = "forms::span")]
@@ -163,7 +164,7 @@ impl Default for Config {
             snat_ports: keelson_dataplane::abi::SNAT_PORTS,
             load_balancing: LoadBalancing::Random,
             reset_gone_connections: false,
-            socket_hooks: true,
+            socket_hooks: false,
             sync_period: Duration::from_secs(30),
             node_address: None,
             excluded_interfaces: Vec::new(),
@@ -270,6 +271,8 @@ impl Config {
                 };
                 problems = config.problems();
                 if problems.is_empty() {
+                    let mut config = config;
+                    config.notes.extend(config.without_effect());
                     return Ok(config);
                 }
             }
@@ -280,6 +283,28 @@ impl Config {
             file: file.to_owned(),
             problems,
         })
+    }
+
+    /// What is asked for and not done by this version: said, so that nobody relies on it.
+    fn without_effect(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        if self.socket_hooks {
+            said.push("socketHooks: this version has none; every packet is translated instead".to_owned());
+        }
+        if self.pod_network == PodNetwork::Other {
+            said.push(
+                "podNetwork other: what pods of another plugin send to Services is not translated by this version".to_owned(),
+            );
+        }
+        if !self.pod_interfaces.is_empty() {
+            said.push("podInterfaces: no programs are put on these devices by this version".to_owned());
+        }
+        if matches!(self.local_detector, LocalDetector::InterfacePrefix(_)) {
+            said.push(
+                "localDetector interfacePrefix: this version tells pods by their networks only".to_owned(),
+            );
+        }
+        said
     }
 
     /// The socket of the control API.

@@ -27,7 +27,7 @@ fn every_field_can_be_set() {
         healthAddress: 127.0.0.1:9\npodNetwork: other\npodCIDRs: [10.1.0.0/24, 'fd00:1::/64']\n\
         serviceCIDRs: ['fd00:2::/112', 10.2.0.0/16]\nnodePortAddresses: [primary, 192.0.2.0/24]\nlocalhostNodePorts: false\n\
         externalIPs: false\nmasqueradeAll: true\nlocalDetector: {clusterCIDR: [10.1.0.0/16]}\nsnatPorts: 40000-40999\n\
-        loadBalancing: maglev\nresetGoneConnections: true\nsocketHooks: false\nsyncPeriod: 1m\npodInterfaces: [veth0]\n\
+        loadBalancing: maglev\nresetGoneConnections: true\nsocketHooks: true\nsyncPeriod: 1m\npodInterfaces: [veth0]\n\
         healthzAddress: ''\nmetricsAddress: 127.0.0.1:8\noomScoreAdj: -500\n";
     let config = parse(&format!("{HEAD}{fields}")).expect("fine");
     assert_eq!(config.node_port_range, (31000, 31999));
@@ -284,4 +284,23 @@ mod kube_proxy {
         assert_eq!(config.pod_network, PodNetwork::Other);
         assert_eq!(config.sync_period, Duration::from_secs(9), "a default is no word");
     }
+}
+
+#[test]
+fn what_this_version_does_not_do_is_said_when_it_is_asked_for() {
+    let text = format!("{HEAD}socketHooks: true\npodInterfaces: [veth0]\n");
+    let config = parse(&text).expect("a configuration");
+    for field in ["socketHooks", "podInterfaces"] {
+        assert!(
+            config.notes.iter().any(|note| note.starts_with(field)),
+            "{:?}",
+            config.notes
+        );
+    }
+    assert!(
+        Config::parse("", "keelson.yaml", &Flags::default())
+            .expect("nothing")
+            .notes
+            .is_empty()
+    );
 }
