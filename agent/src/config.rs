@@ -19,7 +19,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use keelson_core::network::node_ports::{self, NodePortAddresses};
+use keelson_core::network::node_ports::NodePortAddresses;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -79,7 +79,7 @@ pub struct Config {
     /// First and last port of NodePort Services, written `"30000-32767"`, which is the default.
     #[serde(with = "forms::port_range")]
     pub node_port_range: (u16, u16),
-    /// Which of the node's addresses serve NodePorts: networks, or `primary`. Default none said: all of them.
+    /// Which of the node's addresses serve NodePorts: networks, or the one word `primary`. Default none said: all of them.
     #[serde(with = "forms::texts")]
     pub node_port_addresses: Vec<NodePortAddresses>,
     /// Whether processes of the host reach NodePorts at 127.0.0.1, too. Default true.
@@ -341,11 +341,6 @@ impl Config {
             LocalDetector::ClusterCidr(networks) => networks,
             LocalDetector::NodeCidr | LocalDetector::InterfacePrefix(_) => &[],
         }
-    }
-
-    /// Those of the node's `addresses` (best first) that serve NodePorts.
-    pub fn node_port_addresses_of(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
-        node_ports::select(&self.node_port_addresses, addresses, self.node_address)
     }
 }
 

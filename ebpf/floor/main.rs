@@ -107,21 +107,26 @@ fn deliver(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// A packet of a flow.
-#[classifier]
-pub fn floor_established(ctx: TcContext) -> i32 {
-    let skb = ctx.skb.skb;
+/// What every packet costs before anything is known of it: working set, node, headers, time, the sender's pod.
+#[inline(always)]
+fn begin(skb: *mut __sk_buff) -> Option<&'static mut Scratch> {
     // SAFETY: a program is not interrupted by another of its kind on its CPU, so this is the only reference.
-    let Some(scratch) = SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch }) else {
-        return 0;
-    };
+    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
     touch!(NODE.get_ptr(0));
     if !read(skb, scratch) {
-        return 0;
+        return None;
     }
     // SAFETY: no preconditions.
     core::hint::black_box(unsafe { bpf_ktime_get_coarse_ns() });
     touch!(ENDPOINT.get_ptr(&scratch.client));
+    Some(scratch)
+}
+
+/// A packet of a flow.
+#[classifier]
+pub fn floor_established(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let Some(scratch) = begin(skb) else { return 0 };
     if let Some(flow) = FLOW.get_ptr_mut(&scratch.tuple) {
         // SAFETY: values stay readable until the run ends.
         scratch.server = unsafe { (*flow).other.dst };
@@ -134,17 +139,7 @@ pub fn floor_established(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn floor_new(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    // SAFETY: as above.
-    let Some(scratch) = SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch }) else {
-        return 0;
-    };
-    touch!(NODE.get_ptr(0));
-    if !read(skb, scratch) {
-        return 0;
-    }
-    // SAFETY: no preconditions.
-    core::hint::black_box(unsafe { bpf_ktime_get_coarse_ns() });
-    touch!(ENDPOINT.get_ptr(&scratch.client));
+    let Some(scratch) = begin(skb) else { return 0 };
     touch!(FLOW.get_ptr(&scratch.tuple));
     touch!(ENDPOINT.get_ptr(&scratch.tuple.dst));
     touch!(PREFIX.get(Key::new(128, scratch.tuple.dst)));

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::Path};
 
 use ipnet::IpNet;
+use keelson_core::network::node_ports::NodePortAddresses;
 
 use super::{Config, LocalDetector, PodNetwork};
 
@@ -125,6 +126,12 @@ impl Config {
             problems.push(format!(
                 "snatPorts {low}-{high} and nodePortRange {first}-{last} overlap: an answer could be taken for a request"
             ));
+        }
+        let words = &self.node_port_addresses;
+        if words.len() > 1 && words.contains(&NodePortAddresses::Primary) {
+            problems.push(
+                "nodePortAddresses: primary stands alone; networks beside it would have no effect".to_owned(),
+            );
         }
         let listeners = [
             ("healthAddress", Some(self.health_address)),

@@ -25,7 +25,7 @@ fn every_field_can_be_set() {
         cgroupParent: /p\ncontainerd: /i\ncniConfDir: /j\ncniBinDir: /k\npodCIDR: 10.1.0.0/24\nserviceCIDR: 10.2.0.0/16\n\
         nodePortRange: 31000-31999\nnodeAddress: 192.0.2.1\nexcludedInterfaces: [eth9]\nclusterDomain: example.test\n\
         healthAddress: 127.0.0.1:9\npodNetwork: other\npodCIDRs: [10.1.0.0/24, 'fd00:1::/64']\n\
-        serviceCIDRs: ['fd00:2::/112', 10.2.0.0/16]\nnodePortAddresses: [primary, 192.0.2.0/24]\nlocalhostNodePorts: false\n\
+        serviceCIDRs: ['fd00:2::/112', 10.2.0.0/16]\nnodePortAddresses: [192.0.2.0/24]\nlocalhostNodePorts: false\n\
         externalIPs: false\nmasqueradeAll: true\nlocalDetector: {clusterCIDR: [10.1.0.0/16]}\nsnatPorts: 40000-40999\n\
         loadBalancing: maglev\nresetGoneConnections: true\nsocketHooks: true\nsyncPeriod: 1m\npodInterfaces: [veth0]\n\
         healthzAddress: ''\nmetricsAddress: 127.0.0.1:8\noomScoreAdj: -500\n";
@@ -303,4 +303,10 @@ fn what_this_version_does_not_do_is_said_when_it_is_asked_for() {
             .notes
             .is_empty()
     );
+}
+
+#[test]
+fn a_word_among_networks_is_refused_by_name() {
+    let problem = problems(&format!("{HEAD}nodePortAddresses: [primary, 10.0.0.0/8]\n"));
+    assert!(problem.contains("nodePortAddresses: primary"), "{problem}");
 }

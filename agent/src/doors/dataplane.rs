@@ -12,10 +12,7 @@ use keelson_core::service::{
     health::HealthChecks,
     plan::{Gone, Observed, Write},
 };
-use keelson_dataplane::{
-    BatchMap, Dataplane, Plain,
-    abi::{MAP_BACKEND, MAP_FRONTEND, MAP_MAGLEV, MAP_MEMBER, MAP_SOURCE_RANGE},
-};
+use keelson_dataplane::{BatchMap, Dataplane, Plain};
 use tokio::sync::watch;
 
 use super::programs::Programs;
@@ -30,8 +27,6 @@ pub trait ServiceMaps: Send + Sync {
     fn forget(&self, gone: &BTreeSet<Gone>, affinity: &BTreeSet<u32>) -> anyhow::Result<()>;
     /// Routes of the host to these addresses, by way of the dataplane; those of earlier ones go.
     fn set_routes(&self, addresses: &[IpAddr]) -> anyhow::Result<()>;
-    /// Entries that fit into each map, by its name.
-    fn capacities(&self) -> anyhow::Result<Vec<(&'static str, u32)>>;
 }
 
 impl ServiceMaps for Dataplane {
@@ -124,17 +119,6 @@ impl ServiceMaps for Dataplane {
 
     fn set_routes(&self, addresses: &[IpAddr]) -> anyhow::Result<()> {
         Ok(self.set_host_routes(addresses)?)
-    }
-
-    fn capacities(&self) -> anyhow::Result<Vec<(&'static str, u32)>> {
-        let tables = self.service_tables()?;
-        Ok(vec![
-            (MAP_FRONTEND, tables.frontends.capacity()),
-            (MAP_BACKEND, tables.backends.capacity()),
-            (MAP_MEMBER, tables.members.capacity()),
-            (MAP_MAGLEV, tables.maglev.capacity()),
-            (MAP_SOURCE_RANGE, tables.ranges.capacity()),
-        ])
     }
 }
 

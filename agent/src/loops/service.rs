@@ -29,7 +29,7 @@ use keelson_core::{
     object::Key,
     service::{
         desired::Report,
-        node::{NodePortAddresses, NodeView, zone},
+        node::{NodePortAddresses, NodeView, primary_addresses, zone},
         slices,
         state::{Outcome, Services},
     },
@@ -71,8 +71,8 @@ struct ServiceLoop {
     services: Services,
     known_services: BTreeMap<Key, Arc<Service>>,
     known_slices: BTreeMap<Key, Arc<EndpointSlice>>,
-    /// Revisions that allocations and derived slices were made of.
-    derived_from: Option<(u64, u64)>,
+    /// What allocations and slices were last derived from.
+    derived: Option<Derived>,
     /// Services with their allocated fields; empty where objects carry them.
     filled: BTreeMap<Key, Arc<Service>>,
     /// When the changes at hand were triggered, as far as their authors say.
@@ -83,6 +83,13 @@ struct ServiceLoop {
     pods_known: bool,
 }
 
+/// Revisions that allocations and slices follow from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Derived {
+    services: u64,
+    pods: u64,
+}
+
 impl ServiceLoop {
     fn new(ctx: Context, store: Box<dyn Store>) -> Self {
         Self {
@@ -91,7 +98,7 @@ impl ServiceLoop {
             services: Services::default(),
             known_services: BTreeMap::new(),
             known_slices: BTreeMap::new(),
-            derived_from: None,
+            derived: None,
             filled: BTreeMap::new(),
             triggered: Vec::new(),
             routed: None,
@@ -148,16 +155,19 @@ impl ServiceLoop {
         if seen.listed == 0 {
             return Ok(());
         }
-        if self.ctx.config.part == config::Part::Node {
-            self.derive()?;
+        // The pods that the maps will reflect are those that slices were derived from: one that is deleted meanwhile is not
+        // acknowledged before the next round.
+        let pods = if self.ctx.config.part == config::Part::Node {
+            self.derive()?
         } else {
             self.pods_known = true;
-        }
+            seen.pods
+        };
         // Endpoints of pods that were not looked at yet stay in the maps: an agent that returns changes only the difference.
         if !self.pods_known {
             return Ok(());
         }
-        let pods = self.observe();
+        self.observe();
         let Some(maps) = maps else { return Ok(()) };
         self.program(maps)?;
         self.ctx.world.set_programmed(pods);
@@ -166,34 +176,37 @@ impl ServiceLoop {
         Ok(())
     }
 
-    /// Give Services their addresses and pods their slices, where something they follow from has changed.
-    fn derive(&mut self) -> anyhow::Result<()> {
-        let revisions = self
-            .ctx
-            .world
-            .read(|objects| (objects.revisions.services, objects.revisions.pods));
-        if self.pods_known && self.derived_from == Some(revisions) {
-            return Ok(());
+    /// Give Services their addresses and pods their slices, where something they follow from has changed; returns the revision
+    /// of pods that the slices show.
+    fn derive(&mut self) -> anyhow::Result<u64> {
+        let now = self.ctx.world.read(|objects| Derived {
+            services: objects.revisions.services,
+            pods: objects.revisions.pods,
+        });
+        if self.pods_known && self.derived == Some(now) {
+            return Ok(now.pods);
         }
         let snapshot = self.ctx.world.snapshot();
+        let (services, pods) = (snapshot.revisions.services, snapshot.revisions.pods);
         self.pods_known |= snapshot.pods_are_known();
-        self.filled = self.allocator.allocate(&self.ctx, &snapshot)?;
-        if !self.pods_known {
-            allocation::publish(&self.ctx, &self.filled, None);
-            return Ok(());
+        if self.derived.is_none_or(|derived| derived.services != services) {
+            self.filled = self.allocator.allocate(&self.ctx, &snapshot)?;
         }
-        let derived = slices::slices(&self.filled, &snapshot.pods);
-        allocation::publish(&self.ctx, &self.filled, Some(&derived));
-        // Publishing raises the revision of Services itself: what is looked at again then is the same.
-        self.derived_from = Some((snapshot.revisions.services, snapshot.revisions.pods));
-        Ok(())
+        let slices = self
+            .pods_known
+            .then(|| slices::slices(&self.filled, &snapshot.pods));
+        let (before, after) = allocation::publish(&self.ctx, &self.filled, slices.as_ref());
+        // Our own writes need no second look; somebody else's do.
+        let services = if before == services { after } else { services };
+        self.derived = Some(Derived { services, pods });
+        Ok(pods)
     }
 
-    /// Tell the core what changed; returns the revision of pods that it knows now.
-    fn observe(&mut self) -> u64 {
+    /// Tell the core what changed.
+    fn observe(&mut self) {
         let (known_services, known_slices) = (&mut self.known_services, &mut self.known_slices);
         let (filled, part) = (&self.filled, self.ctx.config.part);
-        let (services, endpoint_slices, node, pods) = self.ctx.world.read(|objects| {
+        let (services, endpoint_slices, node) = self.ctx.world.read(|objects| {
             let services = if part == config::Part::Node {
                 filled
             } else {
@@ -203,7 +216,6 @@ impl ServiceLoop {
                 changes::follow(known_services, services),
                 changes::follow(known_slices, &objects.endpoint_slices),
                 objects.node.clone(),
-                objects.revisions.pods,
             )
         });
         if !services.is_empty() || !endpoint_slices.is_empty() {
@@ -218,26 +230,16 @@ impl ServiceLoop {
             self.services.set_slice(&key, slice);
         }
         self.services.set_node(self.view(&node));
-        pods
     }
 
     /// This node, as far as Services see it.
     fn view(&self, node: &Node) -> NodeView {
         let config = &self.ctx.config;
         let addresses = self.ctx.network.addresses().borrow().clone();
-        let primary = |v6: bool| {
-            let family = |address: &&IpAddr| address.is_ipv6() == v6;
-            let configured = config.node_address.filter(|address| addresses.contains(address));
-            configured
-                .as_ref()
-                .filter(family)
-                .or_else(|| addresses.iter().find(family))
-                .copied()
-        };
         NodeView {
             name: config.node_name.clone(),
             zone: zone(node),
-            primary: [primary(false), primary(true)].into_iter().flatten().collect(),
+            primary: primary_addresses(&addresses, config.node_address),
             node_ports: NodePortAddresses::of(&config.node_port_addresses),
             service_networks: config.all_service_cidrs(),
             external_ips: config.external_ips,
@@ -260,17 +262,19 @@ impl ServiceLoop {
             health,
             ..
         } = self.services.plan();
-        for write in &plan.writes {
-            debug!(?write, "service map");
-        }
-        maps.write(&plan.writes)?;
-        self.route(maps)?;
-        self.tell(started.elapsed(), plan.writes.len(), reports);
+        // The core says these once, whatever becomes of the writes.
+        self.tell(reports);
         if health {
             self.ctx
                 .network
                 .publish_health_checks(self.services.health_checks().clone());
         }
+        for write in &plan.writes {
+            debug!(?write, "service map");
+        }
+        maps.write(&plan.writes)?;
+        self.route(maps)?;
+        self.count(started.elapsed(), plan.writes.len());
         // The programs choose anew by themselves: nobody waits for this.
         maps.forget(&plan.gone, &plan.forget_affinity)
     }
@@ -285,8 +289,8 @@ impl ServiceLoop {
         Ok(())
     }
 
-    /// Metrics, logs and events of what was programmed.
-    fn tell(&mut self, took: Duration, writes: usize, reports: Vec<(Key, Report)>) {
+    /// Metrics of what was programmed.
+    fn count(&mut self, took: Duration, writes: usize) {
         if writes != 0 {
             info!(writes, ?took, "Services programmed");
         }
@@ -294,6 +298,10 @@ impl ServiceLoop {
         for triggered in self.triggered.drain(..) {
             self.ctx.metrics.endpoint_programmed(triggered);
         }
+    }
+
+    /// What of a Service is not programmed as its author may expect.
+    fn tell(&self, reports: Vec<(Key, Report)>) {
         for (key, report) in reports {
             warn!("Service {key}: {}", report.message);
             let uid = self

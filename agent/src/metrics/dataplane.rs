@@ -65,76 +65,69 @@ impl collector::Collector for Collector {
             }
         };
         let drops = tally.drops.iter().map(|(reason, count)| (*reason, *count));
-        counters(
+        series(
             &mut encoder,
-            "keelson_drops",
-            "Packets dropped or refused",
+            ("keelson_drops", "Packets dropped or refused"),
             "reason",
+            ConstCounter::new,
             drops,
         )?;
         let flows = tally.flows.iter().map(|(event, count)| (*event, *count));
-        counters(
+        series(
             &mut encoder,
-            "keelson_flows",
-            "Flows that began, and that ended before their connection did",
+            (
+                "keelson_flows",
+                "Flows that began, and that ended before their connection did",
+            ),
             "event",
+            ConstCounter::new,
             flows,
         )?;
-        gauges(
+        series(
             &mut encoder,
-            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-            "Service ports whose policy Local finds no endpoint on this node",
+            (
+                "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+                "Service ports whose policy Local finds no endpoint on this node",
+            ),
             "traffic_policy",
+            gauge,
             tally.without_local.into_iter(),
         )?;
         let entries = tally.fills.iter().map(|fill| (fill.map.as_str(), fill.entries));
-        gauges(
+        series(
             &mut encoder,
-            "keelson_map_entries",
-            "Entries of the programs' maps",
+            ("keelson_map_entries", "Entries of the programs' maps"),
             "map",
+            gauge,
             entries,
         )?;
         let capacities = tally.fills.iter().map(|fill| (fill.map.as_str(), fill.capacity));
-        gauges(
+        series(
             &mut encoder,
-            "keelson_map_capacity",
-            "Entries that fit into the programs' maps",
+            ("keelson_map_capacity", "Entries that fit into the programs' maps"),
             "map",
+            gauge,
             capacities,
         )
     }
 }
 
-fn counters<'a>(
+/// One series per value of the label. `of` makes the metric of a number.
+fn series<'a, M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
+    (name, help): (&str, &str),
     label: &'static str,
+    of: impl Fn(u64) -> M,
     values: impl Iterator<Item = (&'a str, u64)>,
 ) -> fmt::Result {
-    let kind = ConstCounter::new(0_u64).metric_type();
-    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    let mut family = encoder.encode_descriptor(name, help, None, of(0).metric_type())?;
     for (value, count) in values {
         let labels = [(label, value)];
-        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        of(count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }
 
-fn gauges<'a>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    label: &'static str,
-    values: impl Iterator<Item = (&'a str, u64)>,
-) -> fmt::Result {
-    let kind = ConstGauge::new(0_i64).metric_type();
-    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-    for (value, count) in values {
-        let labels = [(label, value)];
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
+fn gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
 }

@@ -47,11 +47,6 @@ impl<K: Pod, V: Pod> BatchMap<K, V> {
         })
     }
 
-    /// Entries that fit.
-    pub fn capacity(&self) -> u32 {
-        self.capacity
-    }
-
     /// Write all. A map that is full is an error of its own; what was written until then stays.
     pub fn put(&self, entries: impl Iterator<Item = (K, V)>) -> Result<()> {
         let (mut keys, mut values) = (Vec::new(), Vec::new());

@@ -9,8 +9,6 @@ use crate::network::node_ports::NodePortAddresses as Words;
 
 /// Label of a node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// Word for "the node's primary addresses" in `nodePortAddresses`.
-const PRIMARY: &str = "primary";
 
 /// This node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +46,7 @@ pub enum NodePortAddresses {
 }
 
 impl NodePortAddresses {
-    /// From the configuration's own words.
+    /// From the configuration's words: `primary` alone, or networks; none = all addresses.
     pub fn of(words: &[Words]) -> Self {
         let networks = words.iter().filter_map(|word| match word {
             Words::Primary => None,
@@ -59,23 +57,6 @@ impl NodePortAddresses {
         } else {
             Self::Networks(networks.collect())
         }
-    }
-
-    /// From the configuration: nothing or the one word `primary`, or networks.
-    pub fn parse(texts: &[String]) -> Result<Self, String> {
-        if texts.is_empty() || texts == [PRIMARY] {
-            return Ok(Self::Primary);
-        }
-        let network = |text: &String| {
-            super::address::parse_network(text).ok_or_else(|| {
-                format!("{text:?} is neither a network such as 192.168.0.0/16 nor the one word {PRIMARY:?}")
-            })
-        };
-        texts
-            .iter()
-            .map(network)
-            .collect::<Result<_, _>>()
-            .map(Self::Networks)
     }
 }
 
@@ -133,6 +114,23 @@ impl NodeView {
     }
 }
 
+/// The primary address of each family among the node's `addresses`, best first: the one that the configuration gives the node, if
+/// it has it, else the first.
+pub fn primary_addresses(addresses: &[IpAddr], configured: Option<IpAddr>) -> Vec<IpAddr> {
+    let of_family = |v6: bool| {
+        let mut family = addresses
+            .iter()
+            .copied()
+            .filter(|address| address.is_ipv6() == v6);
+        let configured = family.clone().find(|address| Some(*address) == configured);
+        configured.or_else(|| family.next())
+    };
+    [of_family(false), of_family(true)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
 /// The zone that a node's labels name.
 pub fn zone(node: &Node) -> Option<String> {
     let zone = node.metadata.labels.as_ref()?.get(ZONE)?;
@@ -149,11 +147,11 @@ mod tests {
 
     fn node(texts: &[&str]) -> NodeView {
         let addresses = ["192.168.1.1", "10.9.0.1", "2001:db8::1"].map(|text| text.parse().expect("address"));
-        let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
+        let words: Vec<Words> = texts.iter().map(|text| text.parse().expect("a word")).collect();
         NodeView {
             primary: vec![addresses[0], addresses[2]],
             addresses: BTreeSet::from(addresses),
-            node_ports: NodePortAddresses::parse(&texts).expect("networks"),
+            node_ports: NodePortAddresses::of(&words),
             ..NodeView::default()
         }
     }
@@ -163,13 +161,28 @@ mod tests {
     }
 
     #[test]
-    fn unset_means_the_primary_address_of_each_family() {
-        for unset in [&[][..], &["primary"]] {
-            let node = node(unset);
-            assert_eq!(texts(node.node_port_addresses(false)), ["192.168.1.1"]);
-            assert_eq!(texts(node.node_port_addresses(true)), ["2001:db8::1"]);
-            assert_eq!(texts(node.health_check_addresses(false)), ["192.168.1.1"]);
-        }
+    fn primary_means_the_primary_address_of_each_family_and_unset_all_of_them() {
+        let primary = node(&["primary"]);
+        assert_eq!(texts(primary.node_port_addresses(false)), ["192.168.1.1"]);
+        assert_eq!(texts(primary.node_port_addresses(true)), ["2001:db8::1"]);
+        assert_eq!(texts(primary.health_check_addresses(false)), ["192.168.1.1"]);
+        let unset = node(&[]);
+        assert_eq!(
+            texts(unset.node_port_addresses(false)),
+            ["10.9.0.1", "192.168.1.1"]
+        );
+        assert_eq!(texts(unset.node_port_addresses(true)), ["2001:db8::1"]);
+        assert_eq!(texts(unset.health_check_addresses(true)), ["::"]);
+    }
+
+    #[test]
+    fn the_configured_address_is_the_primary_one_if_the_node_has_it() {
+        let all = ["192.0.2.1", "198.51.100.1", "2001:db8::1", "2001:db8:1::1"]
+            .map(|text| text.parse().expect("address"));
+        let primary = |configured: &str| texts(primary_addresses(&all, configured.parse().ok()));
+        assert_eq!(primary(""), ["192.0.2.1", "2001:db8::1"]);
+        assert_eq!(primary("198.51.100.1"), ["198.51.100.1", "2001:db8::1"]);
+        assert_eq!(primary("10.9.9.9"), ["192.0.2.1", "2001:db8::1"]);
     }
 
     #[test]
@@ -186,11 +199,5 @@ mod tests {
         let node = node(&["0.0.0.0/0"]);
         assert_eq!(node.node_port_addresses(false).len(), 2);
         assert_eq!(texts(node.health_check_addresses(false)), ["0.0.0.0"]);
-    }
-
-    #[test]
-    fn a_word_among_networks_is_refused_by_name() {
-        let texts = ["primary".to_owned(), "10.0.0.0/8".to_owned()];
-        assert!(NodePortAddresses::parse(&texts).is_err_and(|text| text.contains("primary")));
     }
 }

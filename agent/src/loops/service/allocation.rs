@@ -154,13 +154,15 @@ impl Allocator {
     }
 }
 
-/// Write what changed into the World: allocated fields, and our slices where they could be derived.
+/// Write what changed into the World: allocated fields, and our slices where they could be derived. Returns the revision of Services
+/// before and after.
 pub(super) fn publish(
     ctx: &Context,
     filled: &BTreeMap<Key, Arc<Service>>,
     derived: Option<&BTreeMap<Key, EndpointSlice>>,
-) {
+) -> (u64, u64) {
     ctx.world.update(|objects| {
+        let before = objects.revisions.services;
         for (key, service) in filled {
             // The object may have been replaced since the snapshot: only the allocated fields of the same one are written.
             let current = objects.services.get(key);
@@ -169,7 +171,8 @@ pub(super) fn publish(
                 objects.revisions.services += 1;
             }
         }
-        let Some(derived) = derived else { return };
+        let revisions = (before, objects.revisions.services);
+        let Some(derived) = derived else { return revisions };
         let stale: Vec<Key> = objects
             .endpoint_slices
             .iter()
@@ -188,5 +191,6 @@ pub(super) fn publish(
                 objects.revisions.endpoint_slices += 1;
             }
         }
-    });
+        revisions
+    })
 }

@@ -75,9 +75,6 @@ impl ServiceMaps for FakeMaps {
         *self.routes.lock().expect("lock") = addresses.to_vec();
         Ok(())
     }
-    fn capacities(&self) -> anyhow::Result<Vec<(&'static str, u32)>> {
-        Ok(Vec::new())
-    }
 }
 
 struct Rig {
@@ -341,4 +338,47 @@ fn without_pods_of_its_own_a_proxy_programs_what_the_objects_carry() {
         none.spec.as_ref().expect("spec").cluster_ip.is_none(),
         "a proxy gives out no addresses"
     );
+}
+
+#[test]
+fn a_pod_deleted_after_its_slices_were_derived_is_not_acknowledged_yet() {
+    let mut rig = rig();
+    rig.put_service("web", web());
+    rig.put_pod("a", "10.244.0.5");
+    let derived = rig.service_loop.derive().expect("derived");
+    rig.put_pod("b", "10.244.0.6");
+    rig.service_loop.observe();
+    let now = rig.world.snapshot().revisions.pods;
+    assert!(derived < now, "the maps will show {derived}, not {now}");
+    rig.round().expect("round");
+    assert_eq!((rig.maps.backends(), *rig.world.programmed().borrow()), (2, now));
+}
+
+#[test]
+fn what_the_loop_wrote_itself_is_not_derived_again() {
+    let mut rig = rig();
+    rig.put_service("web", web());
+    rig.put_pod("a", "10.244.0.5");
+    rig.round().expect("round");
+    let filled = rig.service_loop.filled[&Key::new("default", "web")].clone();
+    rig.round().expect("round");
+    rig.put_pod("b", "10.244.0.6");
+    rig.round().expect("round");
+    assert!(
+        Arc::ptr_eq(&filled, &rig.service_loop.filled[&Key::new("default", "web")]),
+        "nobody changed a Service"
+    );
+}
+
+#[test]
+fn health_checks_are_told_even_if_the_maps_refuse() {
+    let mut rig = rig();
+    let balanced = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999,
+        "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]});
+    rig.put_service("web", balanced);
+    rig.put_pod("a", "10.244.0.5");
+    rig.maps.fail_after(0);
+    assert!(rig.round().is_err());
+    let checks = rig.service_loop.ctx.network.health_checks().borrow().clone();
+    assert_eq!(checks[&Key::new("default", "web")].port, 30999);
 }
