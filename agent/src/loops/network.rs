@@ -96,14 +96,17 @@ async fn follow(ctx: &Context, changes: &Notify) {
 
 /// Observe, plan, apply, report: once.
 async fn round(ctx: &Context, loaded: &mut Option<Arc<Dataplane>>) -> anyhow::Result<()> {
-    let (config, current) = (ctx.config.clone(), loaded.clone());
-    let (dataplane, uplinks) = task::spawn_blocking(move || ensure(&config, current)).await??;
+    let config = ctx.config.clone();
+    let uplinks = task::spawn_blocking(move || look(&config)).await??;
+    // Told before the programs are loaded, which takes a while: nobody who waits for the node's address waits for them.
     let addresses: Vec<IpAddr> = uplinks
         .iter()
         .flat_map(|uplink| &uplink.addresses)
         .map(ipnet::IpNet::addr)
         .collect();
     ctx.network.publish_addresses(addresses);
+    let (config, current) = (ctx.config.clone(), loaded.clone());
+    let dataplane = task::spawn_blocking(move || ensure(&config, current)).await??;
     if loaded.is_none() {
         info!(uplinks = ?uplinks.iter().map(|uplink| &uplink.name).collect::<Vec<_>>(), "dataplane ready");
         ctx.network.publish_maps(dataplane.clone());
@@ -114,15 +117,18 @@ async fn round(ctx: &Context, loaded: &mut Option<Arc<Dataplane>>) -> anyhow::Re
     Ok(())
 }
 
+/// The node's uplinks, unless one of them is in a network of ours: before anything is written, since what is also another's would be
+/// taken away from it.
+fn look(config: &Config) -> anyhow::Result<Vec<Uplink>> {
+    let uplinks = Dataplane::uplinks(&settings(config)).context("looking at the node's devices")?;
+    check_networks(config, &uplinks)?;
+    Ok(uplinks)
+}
+
 /// Load or upgrade the first time, follow the devices from then on; the conflist comes last, since the runtime takes it as a sign
 /// that pods can be made.
-fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<(Arc<Dataplane>, Vec<Uplink>)> {
+fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<Arc<Dataplane>> {
     let settings = settings(config);
-    // Before anything is written: a network that is also another's would be taken away from it.
-    check_networks(
-        config,
-        &Dataplane::uplinks(&settings).context("looking at the node's devices")?,
-    )?;
     let dataplane = match current {
         Some(dataplane) => dataplane,
         None => {
@@ -130,13 +136,13 @@ fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<(A
             Arc::new(Dataplane::upgrade(&paths, &settings).context("loading the dataplane")?)
         }
     };
-    let uplinks = dataplane
+    dataplane
         .configure(&settings)
         .context("following the node's devices")?;
     if config.part == Part::Node && config.pod_network == PodNetwork::Own {
         conflist::write(config)?;
     }
-    Ok((dataplane, uplinks))
+    Ok(dataplane)
 }
 
 fn check_networks(config: &Config, uplinks: &[Uplink]) -> anyhow::Result<()> {

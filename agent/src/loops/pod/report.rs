@@ -43,13 +43,10 @@ impl Worker {
         self.shared.ctx.network.addresses().borrow().clone()
     }
 
-    /// The address of a pod on the host's network is the node's. Until the network loop has looked for it nothing is said of the
-    /// pod: without an address it would be taken out of its Services.
+    /// The node's address is part of every status, and that of a pod on the host's network. Until the network loop has looked for it
+    /// nothing is said of a pod for the first time: a status would flap, and without an address a pod would be taken out of its
+    /// Services.
     fn waits_for_the_nodes_address(&self, pod: &Pod, observed: &Observed) -> bool {
-        let on_host = pod
-            .spec
-            .as_ref()
-            .is_some_and(|spec| spec.host_network == Some(true));
         let looked = || {
             self.shared
                 .ctx
@@ -58,7 +55,7 @@ impl Worker {
                 .borrow()
                 .contains_key(subsystem::NETWORK)
         };
-        on_host && pod.status.is_none() && observed.host_ips.is_empty() && !looked()
+        pod.status.is_none() && observed.host_ips.is_empty() && !looked()
     }
 
     /// The one place where a pod's status is written.

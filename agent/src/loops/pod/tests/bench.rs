@@ -30,7 +30,7 @@ use crate::{
         temporary::Folder,
         volumes::Volumes,
     },
-    health::Health,
+    health::{Health, subsystem},
     world::World,
 };
 
@@ -75,11 +75,14 @@ impl Node {
         world.update(|objects| objects.revisions.listed = 1);
         let acknowledge = Arc::new(Mutex::new(true));
         tokio::spawn(dataplane(world.clone(), acknowledge.clone()));
+        let health = Arc::<Health>::default();
+        // The network loop has looked at the node, which has no address here.
+        health.set(subsystem::NETWORK, Ok(()));
         Self {
             world,
             fake: Fake::new(&[IMAGE]),
             healthy: Answer(Arc::new(AtomicBool::new(true))),
-            health: Arc::default(),
+            health,
             folder: Folder::new(name),
             events: None,
             reports: None,

@@ -189,3 +189,24 @@ async fn a_sandbox_that_died_is_replaced_with_all_in_it() {
     assert!(node.told("SandboxChanged"));
     assert_eq!(node.status().restart_count, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_said_of_a_pod_before_the_nodes_address_was_looked_for() {
+    let mut node = Node::new("address");
+    node.health = std::sync::Arc::default();
+    node.start();
+    node.apply(&pod());
+    node.until("its container runs", |node| node.fake.count("start") == 1)
+        .await;
+    node.settle().await;
+    assert_eq!(
+        node.phase(),
+        "",
+        "a status without the address would change a moment later"
+    );
+    node.health.set(subsystem::NETWORK, Err("no uplink".to_owned()));
+    node.until("a status, if there is no address", |node| {
+        node.phase() == "Running"
+    })
+    .await;
+}
