@@ -148,14 +148,13 @@ async fn measured(services: u32, endpoints: u32, changes: usize) -> Result<Outco
     let dataplane = Arc::new(lab::dataplane()?);
     let (_stop, shutdown) = watch::channel(false);
     let ctx = context(dataplane.clone(), shutdown);
-    let objects: Vec<_> = (0..services)
-        .map(|number| (service(number), slice(number, endpoints, 0)))
-        .collect();
     ctx.world.update(|world| {
-        for (service, slice) in objects {
+        for number in 0..services {
+            let service = service(number);
             world
                 .services
                 .insert(Key::of(&service.metadata), Arc::new(service));
+            let slice = slice(number, endpoints, 0);
             world
                 .endpoint_slices
                 .insert(Key::of(&slice.metadata), Arc::new(slice));
@@ -206,6 +205,7 @@ async fn measured(services: u32, endpoints: u32, changes: usize) -> Result<Outco
 fn context(dataplane: Arc<Dataplane>, shutdown: watch::Receiver<bool>) -> Context {
     let config = Config {
         node_name: "bench".into(),
+        part: keelson::config::Part::Proxy,
         state: "/run/state".into(),
         ..Config::default()
     };
