@@ -1,5 +1,6 @@
 //! What a packet costs in the programs, beside a floor that makes the same map operations and helper calls and decides nothing
-//! between them. Every run is one packet with a tuple of its own; both sides of a pair run one after the other.
+//! between them. Every run is one packet with a tuple of its own; both sides of a pair run
+//! one after the other: new flows packet by packet, packets of flows in short bursts.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use keelson_abi::{
     Addr, Backend, BackendBlock, BackendKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey, PROG_POD_INGRESS,
 };
 use keelson_bench::stats::{pairwise, spread};
-use keelson_dataplane::{Dataplane, TestContext, run_program};
+use keelson_dataplane::{Dataplane, TestContext, TestOutput, run_program};
 use keelson_tests::packet::{Frame, tcp};
 
 use crate::{
@@ -37,6 +38,8 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const ROUNDS: usize = 9;
 /// Packets per round.
 const PACKETS: usize = 400;
+/// Of which so many come back to back.
+const BURST: usize = 50;
 /// `TC_ACT_REDIRECT`.
 const REDIRECT: u32 = 7;
 const TCP: u8 = 6;
@@ -102,29 +105,23 @@ impl Bench {
             ..TestContext::default()
         };
         let [mut new, mut known] = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
-        let frame = Frame {
-            to: lab::MAC,
-            ..Frame::default()
-        };
-        for index in 0..PACKETS {
-            let port = 1024 + u16::try_from(round * PACKETS + index)?;
-            let client = SocketAddrV4::new(CLIENT.into(), port);
-            let service = SocketAddrV4::new(VIP, 80);
-            for (flags, times, program) in [
-                (tcp::SYN, &mut new, "floor_new"),
-                (tcp::ACK, &mut known, "floor_established"),
-            ] {
-                let packet = frame.tcp(client, service, flags, b"");
-                let ours = self.dataplane.test_run(PROG_POD_INGRESS, &packet, context)?;
-                let floor = run_program(self.floor.program(program)?, &packet, context)?;
-                ensure!(
-                    (ours.code, floor.code) == (REDIRECT, REDIRECT),
-                    "a packet was not delivered: {} and {}",
-                    ours.code,
-                    floor.code
-                );
-                times.0.push(f64::from(ours.nanoseconds));
-                times.1.push(f64::from(floor.nanoseconds));
+        let first = 1024 + round * PACKETS;
+        // One connection after the other: each opens with everything it needs out of the way.
+        for port in first..first + PACKETS {
+            let packet = packet(port, tcp::SYN)?;
+            new.0.push(self.ours(&packet, context)?);
+            new.1.push(self.floors("floor_new", &packet, context)?);
+        }
+        // Packets of connections come back to back, as they do where a node has something to carry.
+        for burst in (first..first + PACKETS).step_by(BURST) {
+            let packets = (burst..burst + BURST)
+                .map(|port| packet(port, tcp::ACK))
+                .collect::<Result<Vec<_>>>()?;
+            for packet in &packets {
+                known.0.push(self.ours(packet, context)?);
+            }
+            for packet in &packets {
+                known.1.push(self.floors("floor_established", packet, context)?);
             }
         }
         let median = |times: &[f64]| spread(times).map(|s| s.median).context("no packet");
@@ -133,6 +130,30 @@ impl Bench {
             known: (median(&known.0)?, median(&known.1)?),
         })
     }
+
+    fn ours(&self, packet: &[u8], context: TestContext) -> Result<f64> {
+        delivered(&self.dataplane.test_run(PROG_POD_INGRESS, packet, context)?)
+    }
+
+    fn floors(&self, program: &str, packet: &[u8], context: TestContext) -> Result<f64> {
+        delivered(&run_program(self.floor.program(program)?, packet, context)?)
+    }
+}
+
+/// A packet of the client with this port to the Service.
+fn packet(port: usize, flags: u8) -> Result<Vec<u8>> {
+    let frame = Frame {
+        to: lab::MAC,
+        ..Frame::default()
+    };
+    let client = SocketAddrV4::new(CLIENT.into(), u16::try_from(port)?);
+    Ok(frame.tcp(client, SocketAddrV4::new(VIP, 80), flags, b""))
+}
+
+/// Nanoseconds of a run that delivered the packet.
+fn delivered(run: &TestOutput) -> Result<f64> {
+    ensure!(run.code == REDIRECT, "a packet was not delivered: {}", run.code);
+    Ok(f64::from(run.nanoseconds))
 }
 
 /// The floor's programs and maps.
