@@ -6,6 +6,7 @@
 //! | `pods` | `pod_start_over_cri_ms`, `burst30_over_cri_ratio` |
 //! | `plugin` | `cni_add_ms`, `cni_check_ms` |
 //! | `traffic` | `rr_clusterip_over_direct_ratio` |
+//! | `scale` | `crr_30k_over_10_ratio` |
 //! | `programs` | `prog_new_flow_over_floor_ratio`, `prog_established_over_floor_ratio` |
 //! | `services` | `endpoint_to_map_ms_p50`, `endpoint_to_map_ms_p99`, `cold_sync_50k_s`, `proxy_rss_30k_mib`, `maps_30k_mb`, `maps_10_mb` |
 //! | `footprint` | `agent_rss_30pods_mb`, `agent_idle_cpu_pct` |
@@ -22,6 +23,7 @@ mod pods;
 mod programs;
 mod report;
 mod rounds;
+mod scale;
 mod services;
 mod traffic;
 
@@ -42,7 +44,7 @@ struct Group {
     measure: fn() -> Result<Vec<Measured>>,
 }
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group {
         figures: &services::FIGURES,
         measure: services::measure,
@@ -58,6 +60,10 @@ const GROUPS: [Group; 7] = [
     Group {
         figures: &traffic::FIGURES,
         measure: traffic::measure,
+    },
+    Group {
+        figures: &scale::FIGURES,
+        measure: scale::measure,
     },
     Group {
         figures: &footprint::FIGURES,

@@ -35,7 +35,7 @@ const BUDGET: Duration = Duration::from_secs(60);
 
 /// A plugin with its configuration.
 #[derive(Clone)]
-struct Program {
+pub struct Program {
     path: PathBuf,
     conf: Value,
 }
@@ -169,12 +169,13 @@ impl Plugin {
 }
 
 impl Program {
-    fn new(path: PathBuf, conf: Value) -> Self {
+    /// The binary at `path`.
+    pub fn new(path: PathBuf, conf: Value) -> Self {
         Self { path, conf }
     }
 
-    /// A call as a runtime makes it.
-    fn call(&self, verb: &str, pod: &str, conf: &Value) -> Result<(f64, String)> {
+    /// A call as a runtime makes it, for the namespace of this name: milliseconds, and the answer.
+    pub fn call(&self, verb: &str, pod: &str, conf: &Value) -> Result<(f64, String)> {
         // Neither the configuration nor the answer fills a pipe, so nobody has to read or write while the plugin runs.
         let (input, mut conf_end) = std::io::pipe()?;
         let (mut answer_end, output) = std::io::pipe()?;

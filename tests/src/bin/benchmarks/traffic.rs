@@ -82,16 +82,16 @@ pub fn measure() -> Result<Vec<Measured>> {
         }
     })?;
     for target in [direct, service] {
-        node.wait("an answer", START, |_| run(client, target).map(Some))?;
+        node.wait("an answer", START, |_| rate(client, target, Kind::Rr).map(Some))?;
     }
     let (mut through, mut past) = (Vec::new(), Vec::new());
     for round in Rounds::new(LEAST, MOST, BUDGET) {
         calm()?;
         for turn in 0..2 {
             if (round + turn) % 2 == 0 {
-                through.push(run(client, service)?);
+                through.push(rate(client, service, Kind::Rr)?);
             } else {
-                past.push(run(client, direct)?);
+                past.push(rate(client, direct, Kind::Rr)?);
             }
         }
     }
@@ -108,10 +108,10 @@ pub fn measure() -> Result<Vec<Measured>> {
     )?])
 }
 
-/// Round trips per second.
-fn run(client: u32, target: SocketAddr) -> Result<f64> {
+/// Exchanges per second of one client.
+pub fn rate(client: u32, target: SocketAddr, kind: Kind) -> Result<f64> {
     let load = Load {
-        kind: Kind::Rr,
+        kind,
         target,
         duration: RUN,
         connections: 1,
@@ -132,7 +132,7 @@ fn run(client: u32, target: SocketAddr) -> Result<f64> {
 }
 
 /// This thread, and those it starts, on one processor, ahead of others.
-fn alone() -> io::Result<()> {
+pub fn alone() -> io::Result<()> {
     let last = std::thread::available_parallelism()?.get() - 1;
     let mut processors = CpuSet::new();
     processors.set(last)?;
@@ -140,6 +140,7 @@ fn alone() -> io::Result<()> {
     ahead()
 }
 
-fn thousands(rates: &[f64]) -> Vec<f64> {
+/// In thousands.
+pub fn thousands(rates: &[f64]) -> Vec<f64> {
     rates.iter().map(|rate| rate / 1e3).collect()
 }
