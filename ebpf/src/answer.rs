@@ -2,14 +2,16 @@
 
 use keelson_abi::{
     CHOICE_ANSWER, DropReason, Endpoint, FLOW_BY_LO, FLOW_CHAINED, FLOW_CLIENT, FLOW_CLIENT_HOST,
-    FLOW_CLIENT_OUTSIDE, FLOW_CLIENT_POD, FLOW_RESET_GONE, FLOW_RST, Flow, NodeConfig,
+    FLOW_CLIENT_OUTSIDE, FLOW_CLIENT_POD, FLOW_RESET_GONE, FLOW_RST, FLOW_TO_LOCAL, FLOW_TO_NODE, Flow, NodeConfig,
 };
 
+use crate::atomic::set_flags;
 use crate::deliver::{self, Fallback, can_redirect};
 use crate::flow;
 use crate::maps;
 use crate::packet::{Hook, KIND_ERROR, Skb, Verdict, Work};
 use crate::refuse;
+use crate::ring;
 use crate::report::drop;
 use crate::service::{self, Current};
 
@@ -28,6 +30,13 @@ pub fn entry_of(work: &mut Work, stub: &Flow) -> Option<&'static mut Flow> {
 #[inline(always)]
 pub fn answer(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, stub: &Flow) -> Option<Verdict> {
     let entry = entry_of(work, stub)?;
+    if hook == Hook::UplinkIngress && entry.flags & (FLOW_TO_NODE | FLOW_TO_LOCAL) != 0 {
+        // The server is this node, or a pod of it: its answers do not come from outside.
+        return Some(drop(skb, work, DropReason::SourceCheck));
+    }
+    if work.is_syn() && reopens(work, entry) {
+        return None;
+    }
     if work.pod_epoch != 0 && work.pod_epoch != entry.epoch {
         // The address had another owner when the flow began.
         flow::remove_scratch(work, entry);
@@ -46,12 +55,19 @@ pub fn answer(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, stub: &F
     Some(deliver(skb, work, node, hook, entry))
 }
 
+/// Whether a SYN with the tuple of a flow's answers begins a connection of its own: the flow has ended, and was removed.
+#[inline(always)]
+pub fn reopens(work: &mut Work, entry: &Flow) -> bool {
+    let ended = ring::is_closed(entry.flags) || ring::is_expired(work.key.proto, entry, work.now);
+    ended && flow::remove_scratch(work, entry)
+}
+
 /// A packet of a connection whose endpoint is gone: whoever sent it is told. The flow stays, closed, until it ages, so that
 /// the other end is told as well.
 #[inline(never)]
 pub fn gone(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, entry: &mut Flow) -> Verdict {
     if work.dry == 0 && entry.flags & FLOW_RST == 0 {
-        entry.flags |= FLOW_RST;
+        set_flags(entry, FLOW_RST);
     }
     refuse::refuse(skb, work, node, hook, DropReason::EndpointGone as u32)
 }

@@ -49,7 +49,7 @@ pub fn carry(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook) -> Verdic
 #[inline(always)]
 pub fn restore(skb: Skb, work: &mut Work, hook: Hook, stub: &Flow) -> Option<Verdict> {
     let entry = answer::entry_of(work, stub)?;
-    if !flow::is_of(entry, hook.edge_of()) {
+    if !flow::is_of(entry, hook.edge_of()) || (work.is_syn() && answer::reopens(work, entry)) {
         return None;
     }
     flow::touch(work, entry, false);

@@ -2,7 +2,7 @@
 
 use keelson_abi::{
     DropReason, Endpoint, FLOW_BY_LO, FLOW_CLIENT_EGRESS, FLOW_RESET_GONE, FLOW_TO_LOCAL, FLOW_TO_NODE, Flow,
-    NodeConfig,
+    NodeConfig, PREFIX_LOCAL_PODS,
 };
 
 use crate::deliver::{self, Fallback};
@@ -144,6 +144,9 @@ fn connect(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, kind: u32) 
     } else if let Some(server) = server {
         work.flow.flags |= FLOW_TO_LOCAL;
         work.flow.epoch = server.epoch;
+    } else if maps::prefix_kind(&work.to.dst) == PREFIX_LOCAL_PODS {
+        // A pod of this node that is gone, or not there yet: nobody else has its address.
+        return refuse::refuse(skb, work, node, hook, DropReason::NoEndpoint as u32);
     } else {
         let dst = work.to.dst;
         let iif = direct::arrival(skb, hook);
@@ -162,6 +165,14 @@ fn connect(skb: Skb, work: &mut Work, node: &NodeConfig, hook: Hook, kind: u32) 
     }
     work.flags = work.flow.flags;
     work.server_ifindex = work.flow.server_ifindex;
+    if work.adopted == 0 {
+        return serve(skb, work, node, hook, server);
+    }
+    let server = if work.flags & FLOW_TO_NODE != 0 {
+        None
+    } else {
+        maps::endpoint(&work.to.dst)
+    };
     serve(skb, work, node, hook, server)
 }
 
@@ -173,7 +184,7 @@ pub fn prepare(work: &mut Work, hook: Hook) {
     work.flow.client_epoch = work.pod_epoch;
     work.flow.client_ifindex = 0;
     work.flow.server_ifindex = 0;
-    work.flow.reserved = 0;
+    work.flow.claim = 0;
 }
 
 /// Why a flow could not be made, as a verdict.

@@ -8,6 +8,7 @@
 #![feature(asm_experimental_arch)]
 
 mod answer;
+mod atomic;
 mod crc32c;
 mod deliver;
 mod direct;

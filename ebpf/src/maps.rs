@@ -10,7 +10,7 @@ use keelson_abi::{
     FLOW_RING, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPort, HostPortKey,
     MAX_AFFINITY, MAX_BACKENDS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HOST_PORTS,
     MAX_MAGLEV, MAX_MEMBERS, MAX_PREFIXES, MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Member, MemberKey,
-    NodeConfig, Prefix, Trace,
+    NodeConfig, Prefix, RingSlot, Trace,
 };
 
 use crate::packet::Work;
@@ -44,7 +44,7 @@ pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_en
 #[map(name = "flow")]
 pub static FLOW: HashMap<FlowKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
 #[map(name = "flow_ring")]
-pub static FLOW_RING_MAP: Array<FlowKey> = Array::with_max_entries(FLOW_RING, 0);
+pub static FLOW_RING_MAP: Array<RingSlot> = Array::with_max_entries(FLOW_RING, 0);
 #[map(name = "flow_cursor")]
 pub static FLOW_CURSOR: Array<u64> = Array::with_max_entries(2, 0);
 #[map(name = "fragment")]

@@ -2,7 +2,9 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use keelson_abi::{DropReason, NodeConfig};
+use keelson_abi::{
+    Addr, DropReason, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_SERVICES,
+};
 
 use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse};
 use crate::report::{self, drop};
@@ -31,8 +33,15 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
     }
     // A redirect passes by rp_filter: nobody outside has a local pod's address.
     // And 127/8 is a host's own: the stack's check for it comes after this program.
-    if maps::endpoint(&work.key.src).is_some() || is_loopback(&work.key.src) || is_loopback(&work.key.dst) {
+    if is_loopback(&work.key.src) || is_loopback(&work.key.dst) || is_ours(&work.key.src) {
         return drop(skb, work, DropReason::SourceCheck);
     }
     ingress::carry(skb, work, node, Hook::UplinkIngress)
+}
+
+/// Whether nobody outside has this address: the node's own, a Service's, or one of this node's pods.
+#[inline(always)]
+fn is_ours(addr: &Addr) -> bool {
+    let kind = maps::prefix_kind(addr);
+    kind == PREFIX_LOCAL_PODS || kind == PREFIX_SERVICES || kind == PREFIX_NODE_ADDRESS || maps::endpoint(addr).is_some()
 }

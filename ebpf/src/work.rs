@@ -80,6 +80,8 @@ pub struct Work {
     pub pod_netns: i32,
     /// `FLOW_*` of the flow that the packet belongs to.
     pub flags: u32,
+    /// Whether the flow just asked for had been made by another CPU, which may have chosen another server.
+    pub adopted: u32,
     /// Device towards its server, where that is neither a local pod nor the node.
     pub server_ifindex: u32,
 }

@@ -61,10 +61,22 @@ pub struct Flow {
     pub client_ifindex: u32,
     /// Device that packets to a server outside or on another node leave by.
     pub server_ifindex: u32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// What the flow's [`RingSlot::claim`] says in its lower half: two flows of one slot, one after the other, differ in it.
+    pub claim: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 80);
+
+/// Value of the `flow_ring` map: where ageing finds a flow.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RingSlot {
+    /// Key of the flow's entry, written by whoever has claimed the slot.
+    pub key: FlowKey,
+    /// 0 = free, else the coarse monotonic second of the claim in the upper half and [`Flow::claim`] in the lower. Changes by
+    /// compare-and-swap only, so a slot has one owner.
+    pub claim: u64,
+}
+const _: () = assert!(size_of::<RingSlot>() == 48);
 
 /// This is the reply-direction stub of an entry.
 pub const FLOW_STUB: u32 = 1 << 0;

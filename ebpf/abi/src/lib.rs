@@ -41,6 +41,7 @@ pod!(
     Endpoint,
     FlowKey,
     Flow,
+    RingSlot,
     HostPortKey,
     HostPort,
     NodeConfig,

@@ -14,16 +14,20 @@ pub const BLOCK_EGRESS: u32 = 0x6b65_0002;
 pub const MAX_ENDPOINTS: u32 = 4096;
 /// Host ports.
 pub const MAX_HOST_PORTS: u32 = 4096;
-/// Flow map entries: both legs count.
-pub const MAX_FLOWS: u32 = 262_144;
+/// Flow map entries: both legs count. The map grows with use.
+pub const MAX_FLOWS: u32 = 65_536;
 /// Ring slots: one per flow.
 pub const FLOW_RING: u32 = MAX_FLOWS / 2;
 /// Ring slots examined per new flow, at least: what keeps the table clean.
 pub const FLOW_RING_STEP: u32 = 4;
 /// Ring slots examined per new flow, at most: so many are looked at while none is free.
 pub const FLOW_RING_SCAN: u32 = 48;
-/// Ports tried per translated source.
-pub const SNAT_TRIES: u32 = 32;
+/// Ports tried per translated source, at most.
+pub const SNAT_TRIES: u32 = 256;
+/// Ports tried before one whose flow has ended is taken.
+pub const SNAT_TRIES_CLOSED: u32 = 16;
+/// Seconds after which a ring slot or a stub without an entry has been left behind: an entry follows within microseconds.
+pub const FLOW_ABANDONED: u32 = 2;
 /// Frontends: 50,000 Services with one port each, and the entries that refuse their undefined ports.
 pub const MAX_FRONTENDS: u32 = 131_072;
 /// Blocks of backend slots.

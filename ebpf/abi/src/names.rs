@@ -44,7 +44,7 @@ pub const MAP_SOURCE_RANGE: &str = "source_range";
 pub const MAP_AFFINITY: &str = "affinity";
 /// Hash without preallocation FlowKey → Flow.
 pub const MAP_FLOW: &str = "flow";
-/// Array of FLOW_RING FlowKeys, slot 0 unused.
+/// Array of FLOW_RING RingSlots, slot 0 unused.
 pub const MAP_FLOW_RING: &str = "flow_ring";
 /// Array of two u64: the ring's cursor, and the number of slots in use (0 = [`crate::FLOW_RING`]); the loader
 /// writes the second when it gives the ring another capacity.

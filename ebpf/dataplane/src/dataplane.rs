@@ -313,9 +313,7 @@ impl Dataplane {
                 if flow.flags & keelson_abi::FLOW_STUB != 0 || !concerns(&key, &flow) {
                     continue;
                 }
-                // The stub first: without it no answer is translated, with it and no entry one would be translated wrongly.
-                table.remove(&flow.other.reverse())?;
-                forgotten += usize::from(table.remove(&key)?);
+                forgotten += usize::from(forget(table, &key, &flow)?);
             }
             Ok(forgotten)
         })
@@ -355,6 +353,23 @@ impl Dataplane {
         };
         action(guard.insert(opened))
     }
+}
+
+/// Delete both legs of a flow as it was seen: what the programs have put in its place since stays.
+fn forget(table: &mut Table<FlowKey, Flow>, key: &FlowKey, seen: &Flow) -> Result<bool> {
+    let same = |now: &Flow| (now.slot, now.claim, now.generation) == (seen.slot, seen.claim, seen.generation);
+    if !table.get(key)?.as_ref().is_some_and(same) {
+        return Ok(false);
+    }
+    // The stub first: without it no answer is translated, with it and no entry one would be translated wrongly.
+    let answers = seen.other.reverse();
+    if table
+        .get(&answers)?
+        .is_some_and(|stub| stub.flags & keelson_abi::FLOW_STUB != 0 && stub.other == *key)
+    {
+        table.remove(&answers)?;
+    }
+    table.remove(key)
 }
 
 /// Mount bpffs where it is not.

@@ -1,8 +1,11 @@
 //! The flow table under pressure: it cleans itself, and says when it is full.
 
-use keelson_dataplane::abi::{
-    COUNTER_DROPS, COUNTER_FLOW_EXPIRED, COUNTER_FLOW_NEW, DropReason, FLOW_STUB, Flow, FlowKey, MAP_FLOW,
-    MAP_FLOW_CURSOR,
+use keelson_dataplane::{
+    TestContext,
+    abi::{
+        COUNTER_DROPS, COUNTER_FLOW_EXPIRED, COUNTER_FLOW_NEW, COUNTER_FLOW_REPLACED, DropReason, FLOW_STUB,
+        Flow, FlowKey, MAP_FLOW, MAP_FLOW_CURSOR, MAP_FLOW_RING, PROG_POD_INGRESS, RingSlot,
+    },
 };
 
 use std::{
@@ -12,7 +15,7 @@ use std::{
 
 use crate::{
     crafted::{At, REDIRECT},
-    packet::Packet,
+    packet::{ACK, Packet, RST, SYN},
     raw,
     talk::{abort, greeting, serve_tcp},
     topology::{CLIENT, NODE, P1, P2, Q1, TCP, To, Topology, UDP, VIP},
@@ -108,8 +111,11 @@ fn every_slot_leads_to_the_flow_that_settled_there() {
         let mut seen = Vec::new();
         for (key, flow) in dataplane.flows().expect("flows") {
             if flow.flags & FLOW_STUB == 0 {
-                let slot: Option<FlowKey> = raw::get(dataplane, "flow_ring", &flow.slot);
-                assert_eq!(slot, Some(key));
+                let slot: Option<RingSlot> = raw::get(dataplane, MAP_FLOW_RING, &flow.slot);
+                assert_eq!(
+                    slot.map(|slot| (slot.key, slot.claim as u32)),
+                    Some((key, flow.claim))
+                );
                 seen.push(flow.slot);
             }
         }
@@ -176,8 +182,12 @@ fn after_many_connections_at_once_the_table_is_whole() {
                 Some(*key),
                 "an entry without its stub"
             );
-            let slot: Option<FlowKey> = raw::get(dataplane, "flow_ring", &flow.slot);
-            assert_eq!(slot, Some(*key), "a flow that no ageing finds");
+            let slot: Option<RingSlot> = raw::get(dataplane, MAP_FLOW_RING, &flow.slot);
+            assert_eq!(
+                slot.map(|slot| slot.key),
+                Some(*key),
+                "a flow that no ageing finds"
+            );
         }
     });
 }
@@ -190,4 +200,79 @@ fn many(to: (Ipv4Addr, u16)) -> std::io::Result<()> {
         abort(stream);
     }
     Ok(())
+}
+
+#[test]
+fn many_cpus_in_a_crowded_ring_never_share_a_slot() {
+    let t = Topology::new();
+    t.service(&[(VIP, 80, TCP)], &[To::Pod(P2, 8080)]);
+    const CROWDED: u64 = 24;
+    t.with(|dataplane| raw::put(dataplane, MAP_FLOW_CURSOR, &1_u32, &(CROWDED + 1)));
+    // Connections that end at once, from more threads than there are CPUs: each one takes the place of another.
+    let (ifindex, mac) = t.link("vp1");
+    let running: Vec<_> = (0..4_u16)
+        .map(|thread| {
+            let dataplane = std::sync::Arc::clone(&t.dataplane);
+            t.node.run(move || {
+                thread::spawn(move || {
+                    for port in 0..3000 {
+                        for flags in [SYN, RST | ACK] {
+                            let from = (P1, 1000 + thread * 10_000 + port);
+                            let mut frame = Packet::tcp(from, (VIP, 80), flags, b"").frame();
+                            frame[..6].copy_from_slice(&mac);
+                            let context = TestContext {
+                                ifindex,
+                                ingress_ifindex: ifindex,
+                                mark: 0,
+                            };
+                            dataplane
+                                .test_run(PROG_POD_INGRESS, &frame, context)
+                                .expect("test run");
+                        }
+                    }
+                })
+            })
+        })
+        .collect();
+    for thread in running {
+        thread.join().expect("thread");
+    }
+    assert!(t.counter(COUNTER_FLOW_REPLACED) > 10_000, "the ring was crowded");
+    t.with(|dataplane| {
+        let mut slots = std::collections::BTreeMap::new();
+        for (key, flow) in dataplane.flows().expect("flows") {
+            if flow.flags & FLOW_STUB != 0 {
+                continue;
+            }
+            let slot: Option<RingSlot> = raw::get(dataplane, MAP_FLOW_RING, &flow.slot);
+            assert_eq!(
+                slot.map(|slot| (slot.key, slot.claim as u32)),
+                Some((key, flow.claim)),
+                "a flow that no ageing finds"
+            );
+            assert_eq!(slots.insert(flow.slot, key), None, "two flows in one slot");
+        }
+        assert!(
+            !slots.is_empty() && slots.len() as u64 <= CROWDED,
+            "{} flows",
+            slots.len()
+        );
+    });
+}
+
+#[test]
+fn a_table_full_of_closed_connections_refuses_none() {
+    let t = small();
+    t.service(&[(VIP, 80, TCP)], &[To::Pod(P2, 8080)]);
+    let refused = COUNTER_DROPS + DropReason::FlowTableFull as u32;
+    // Three times the table's size in connections that end at once, long before any time is up.
+    for port in 0..3 * SLOTS as u16 {
+        for flags in [SYN, RST | ACK] {
+            let packet = Packet::tcp((P1, 4000 + port), (VIP, 80), flags, b"");
+            let (code, out) = t.send(At::Pod("vp1"), &packet);
+            assert_eq!((code, out.destination), (REDIRECT, P2), "connection {port}");
+        }
+    }
+    assert_eq!(t.counter(refused), 0);
+    assert!(t.flow_count() as u64 <= 2 * SLOTS);
 }
