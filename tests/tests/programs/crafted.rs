@@ -28,7 +28,7 @@ pub const REDIRECT: u32 = 7;
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// Where a packet is let in.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum At {
     Pod(&'static str),
     ToPod(&'static str),

@@ -4,12 +4,14 @@
 mod ageing;
 mod collisions;
 mod crafted;
+mod dry;
 mod packet;
 mod paths;
 mod raw;
 mod room;
 mod sctp;
 mod semantics;
+mod services;
 mod state;
 mod talk;
 mod topology;

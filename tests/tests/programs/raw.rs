@@ -15,7 +15,32 @@ use keelson_dataplane::{
 const MAP_LOOKUP: libc::c_long = 1;
 const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
+const MAP_NEXT_KEY: libc::c_long = 4;
 const OBJ_GET: libc::c_long = 7;
+const OBJ_INFO: libc::c_long = 15;
+
+/// Beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key: u32,
+    value: u32,
+    rest: [u64; 16],
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// BPF_MAP_TYPE_* whose values have a copy per CPU, and of ring buffers.
+const PER_CPU: [u32; 2] = [5, 6];
+const RING: u32 = 27;
 
 #[repr(C)]
 #[derive(Default)]
@@ -141,4 +166,75 @@ pub fn records<T: Copy>(dataplane: &Dataplane, map: &str, size: usize) -> Vec<T>
         libc::munmap(base.cast_mut().cast(), length);
     }
     found
+}
+
+/// Everything that lies in a map, sorted; of a ring buffer how far its producer got.
+pub fn dump(dataplane: &Dataplane, map: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let fd = open(dataplane, map);
+    let mut info = MapInfo::default();
+    let mut attr = InfoAttr {
+        fd: fd.as_raw_fd() as u32,
+        length: size_of::<MapInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(OBJ_INFO, &mut attr).expect("map info");
+    if info.kind == RING {
+        return vec![(Vec::new(), produced(&fd).to_ne_bytes().to_vec())];
+    }
+    let copies = if PER_CPU.contains(&info.kind) { cpus() } else { 1 };
+    let size = (info.value as usize).next_multiple_of(8) * copies;
+    let mut found = Vec::new();
+    let mut last: Option<Vec<u8>> = None;
+    loop {
+        let mut key = vec![0_u8; info.key as usize];
+        let mut attr = ElementAttr {
+            map: fd.as_raw_fd() as u32,
+            key: last.as_ref().map_or(0, |last| last.as_ptr() as u64),
+            value: key.as_mut_ptr() as u64,
+            ..ElementAttr::default()
+        };
+        if let Err(error) = bpf(MAP_NEXT_KEY, &mut attr) {
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{map}: {error}");
+            break;
+        }
+        let mut value = vec![0_u8; size];
+        let mut attr = ElementAttr {
+            map: fd.as_raw_fd() as u32,
+            key: key.as_ptr() as u64,
+            value: value.as_mut_ptr() as u64,
+            ..ElementAttr::default()
+        };
+        bpf(MAP_LOOKUP, &mut attr).unwrap_or_else(|error| panic!("{map}: {error}"));
+        last = Some(key.clone());
+        found.push((key, value));
+    }
+    found.sort();
+    found
+}
+
+/// CPUs that the kernel keeps copies for.
+fn cpus() -> usize {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").expect("list of CPUs");
+    let last = text.trim().rsplit(['-', ',']).next().expect("a CPU");
+    last.parse::<usize>().expect("a number") + 1
+}
+
+/// Bytes ever written to a ring buffer.
+fn produced(fd: &OwnedFd) -> u64 {
+    // SAFETY: asks for the page size, then maps the producer's page, reads its one word and unmaps it.
+    unsafe {
+        let page = libc::sysconf(libc::_SC_PAGESIZE);
+        let base = libc::mmap(
+            std::ptr::null_mut(),
+            page as usize,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            fd.as_raw_fd(),
+            page,
+        );
+        assert_ne!(base, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        let produced = base.cast::<u64>().read_volatile();
+        libc::munmap(base, page as usize);
+        produced
+    }
 }

@@ -3,20 +3,18 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use keelson_dataplane::Dataplane;
 use keelson_dataplane::abi::{
-    BACKEND_BLOCK, Backend, BackendBlock, BackendKey, CHOICE_AFFINITY, CHOICE_MAGLEV, CHOICE_RANDOM,
-    DropReason, FRONTEND_DROP, FRONTEND_EXTERNAL, FRONTEND_LOCAL, FRONTEND_MEMBERS, FRONTEND_NODE_PORT,
-    FRONTEND_RANGES, FRONTEND_RESET_GONE, Frontend, FrontendKey, MAGLEV_BLOCK, MAP_MAGLEV, MAP_MEMBER,
-    MAP_NODE, MASQUERADE_EXTERNAL, MASQUERADE_HAIRPIN, MASQUERADE_NONE, MEMBER_CLUSTER, MEMBER_LOCAL,
-    MaglevBlock, MaglevKey, Member, MemberKey, NODE_MASQUERADE_ALL, SOURCE_OUTSIDE, SOURCE_POD,
+    CHOICE_AFFINITY, CHOICE_MAGLEV, CHOICE_RANDOM, DropReason, FRONTEND_DROP, FRONTEND_EXTERNAL,
+    FRONTEND_LOCAL, FRONTEND_MEMBERS, FRONTEND_NODE_PORT, FRONTEND_RANGES, FRONTEND_RESET_GONE, MAP_NODE,
+    MASQUERADE_EXTERNAL, MASQUERADE_HAIRPIN, MASQUERADE_NONE, NODE_MASQUERADE_ALL, SOURCE_OUTSIDE,
+    SOURCE_POD,
 };
 
 use crate::{
     crafted::{At, DROP, PASS, REDIRECT},
     packet::{ACK, Packet, RST, SYN},
-    raw,
-    topology::{CLIENT, NODE, OTHER, P1, P2, P3, Q1, TCP, To, Topology, UDP, VIP, addr},
+    services::Port,
+    topology::{CLIENT, NODE, OTHER, P1, P2, P3, Q1, TCP, To, Topology, UDP, VIP},
 };
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -24,142 +22,6 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const LOAD_BALANCER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 /// `FRONTEND_*` of a NodePort with the Local policy.
 const LOCAL_NODE_PORT: u32 = FRONTEND_EXTERNAL | FRONTEND_NODE_PORT | FRONTEND_LOCAL;
-
-/// A Service port as the agent writes it.
-#[derive(Clone, Default)]
-pub struct Port {
-    /// Address, port, protocol, `FRONTEND_*`.
-    pub frontends: Vec<(Ipv4Addr, u16, u8, u32)>,
-    /// Endpoints of the Cluster policy.
-    pub cluster: Vec<To>,
-    /// Endpoints of the Local policy.
-    pub local: Vec<To>,
-    /// Endpoints that serve though nobody new is sent there.
-    pub serving: Vec<To>,
-    /// Seconds of session affinity.
-    pub affinity: u32,
-    /// Source networks, each with its prefix length.
-    pub ranges: Vec<(Ipv4Addr, u32)>,
-    /// Slots by table position.
-    pub maglev: Vec<u16>,
-    /// Raised when an endpoint stopped serving.
-    pub generation: u32,
-}
-
-fn endpoint(to: To) -> Backend {
-    let (address, port, flags) = match to {
-        To::Pod(address, port) => (address, port, 0),
-        To::Node(port) => (NODE, port, keelson_dataplane::abi::BACKEND_NODE),
-    };
-    Backend {
-        addr: addr(address),
-        port_be: port.to_be(),
-        flags,
-    }
-}
-
-/// Both sets of slots, and the table over the first.
-fn put_slots(dataplane: &Dataplane, service: u32, revision: u32, port: &Port) {
-    let slots: Vec<Backend> = port
-        .cluster
-        .iter()
-        .chain(&port.local)
-        .map(|to| endpoint(*to))
-        .collect();
-    for (block, chunk) in (0..).zip(slots.chunks(BACKEND_BLOCK as usize)) {
-        let mut value = BackendBlock::default();
-        value.slots[..chunk.len()].copy_from_slice(chunk);
-        let key = BackendKey {
-            service,
-            revision,
-            block,
-        };
-        dataplane.put_backend(&key, &value).expect("backend");
-    }
-    for (block, chunk) in (0..).zip(port.maglev.chunks(MAGLEV_BLOCK as usize)) {
-        let mut value = MaglevBlock {
-            slots: [0; MAGLEV_BLOCK as usize],
-        };
-        value.slots[..chunk.len()].copy_from_slice(chunk);
-        let key = MaglevKey {
-            service,
-            revision,
-            block,
-        };
-        raw::put(dataplane, MAP_MAGLEV, &key, &value);
-    }
-}
-
-/// Every endpoint that serves, with the sets that it is in.
-fn put_members(dataplane: &Dataplane, service: u32, port: &Port) {
-    for to in port.cluster.iter().chain(&port.local).chain(&port.serving) {
-        let holds = |set: &[To]| set.iter().any(|other| endpoint(*other) == endpoint(*to));
-        let flag = |set: &[To], flag: u16| if holds(set) { flag } else { 0 };
-        let backend = endpoint(*to);
-        let key = MemberKey {
-            addr: backend.addr,
-            service,
-            port_be: backend.port_be,
-            reserved: 0,
-        };
-        let value = Member {
-            flags: flag(&port.cluster, MEMBER_CLUSTER) | flag(&port.local, MEMBER_LOCAL),
-            backend_flags: backend.flags,
-        };
-        raw::put(dataplane, MAP_MEMBER, &key, &value);
-    }
-}
-
-fn put_frontends(dataplane: &Dataplane, service: u32, revision: u32, port: &Port) {
-    for (address, number, proto, flags) in &port.frontends {
-        let key = FrontendKey {
-            addr: addr(*address),
-            port_be: number.to_be(),
-            proto: *proto,
-            reserved: 0,
-        };
-        let value = Frontend {
-            service,
-            revision,
-            generation: port.generation,
-            count: port.cluster.len() as u32,
-            local_count: port.local.len() as u32,
-            flags: *flags,
-            affinity_seconds: port.affinity,
-            maglev: port.maglev.len() as u32,
-        };
-        dataplane.put_frontend(&key, &value).expect("frontend");
-    }
-}
-
-impl Topology {
-    /// Writes a Service port under the id, each time with another revision.
-    pub fn program(&self, service: u32, revision: u32, port: &Port) {
-        let port = port.clone();
-        self.with(move |dataplane| {
-            put_slots(dataplane, service, revision, &port);
-            put_members(dataplane, service, &port);
-            for (network, length) in &port.ranges {
-                raw::put_source_range(dataplane, service, *network, *length);
-            }
-            put_frontends(dataplane, service, revision, &port);
-        });
-    }
-
-    /// An endpoint of a Service that serves no more.
-    fn forget_member(&self, service: u32, to: To) {
-        let backend = endpoint(to);
-        self.with(move |dataplane| {
-            let key = MemberKey {
-                addr: backend.addr,
-                service,
-                port_be: backend.port_be,
-                reserved: 0,
-            };
-            raw::remove(dataplane, MAP_MEMBER, &key);
-        });
-    }
-}
 
 fn syn(from: Ipv4Addr, port: u16, to: (Ipv4Addr, u16)) -> Packet {
     Packet::tcp((from, port), to, SYN, b"")

@@ -335,7 +335,7 @@ pub fn addr(address: Ipv4Addr) -> Addr {
 }
 
 /// Service ids of the twins.
-const TWIN: u32 = 1 << 28;
+pub const TWIN: u32 = 1 << 28;
 
 /// The twin of an address.
 pub fn six(address: Ipv4Addr) -> Ipv6Addr {
