@@ -109,17 +109,20 @@ fn populate(t: &Topology) {
 
 /// Packets of every kind, each with the hook it enters by.
 fn packets() -> Vec<(At, Packet)> {
-    let nobody = Ipv4Addr::new(10, 96, 200, 200);
-    let fragment = |fragment: u16, packet: Packet| Packet {
-        id: 99,
-        fragment,
-        ..packet
-    };
-    let error = |from: Ipv4Addr, to: Ipv4Addr, about: &Packet| {
-        Packet::icmp(from, to, [3, 3], [0; 4], &about.ip()[..28])
-    };
+    let mut all = connections_of_a_pod();
+    all.extend(datagrams_of_a_pod());
+    all.extend(answers_and_errors());
+    all.extend(asked_from_elsewhere());
+    all.extend(leaving());
+    all
+}
+
+/// An address of the Service network that nobody has.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 96, 200, 200);
+
+/// New ones of every choice and refusal, some of an older generation, endings.
+fn connections_of_a_pod() -> Vec<(At, Packet)> {
     let mut all = Vec::new();
-    // From a pod: new flows of every choice and refusal, flows of an older generation, answers, endings.
     for (to, port) in [
         (VIP, 80),
         (VIP, 81),
@@ -127,7 +130,7 @@ fn packets() -> Vec<(At, Packet)> {
         (VIP, 83),
         (VIP, 85),
         (VIP, 99),
-        (nobody, 80),
+        (NOBODY, 80),
         (NODE, 30080),
         (CLIENT, 9),
         (P2, 8080),
@@ -139,6 +142,12 @@ fn packets() -> Vec<(At, Packet)> {
             }
         }
     }
+    all
+}
+
+/// Whole, and as a first and a later fragment.
+fn datagrams_of_a_pod() -> Vec<(At, Packet)> {
+    let mut all = Vec::new();
     for (to, port) in [
         (VIP, 53),
         (VIP, 84),
@@ -147,25 +156,50 @@ fn packets() -> Vec<(At, Packet)> {
         (CLIENT, 9),
         (P2, 8080),
     ] {
-        let datagram = Packet::udp((P1, 4000), (to, port), b"12345678");
-        all.push((At::Pod("vp1"), datagram.clone()));
-        all.push((At::Pod("vp1"), fragment(MORE, datagram.clone())));
-        all.push((At::Pod("vp1"), fragment(1, datagram)));
+        let whole = Packet::udp((P1, 4000), (to, port), b"12345678");
+        for fragment in [0, MORE, 1] {
+            let part = Packet {
+                id: 99,
+                fragment,
+                ..whole.clone()
+            };
+            all.push((At::Pod("vp1"), part));
+        }
     }
-    all.push((At::Pod("vp1"), Packet::echo(P1, CLIENT, true, 7)));
-    all.push((At::Pod("vp1"), Packet::tcp((P2, 1), (P1, 1), SYN, b"")));
-    all.push((At::Pod("vp2"), Packet::tcp((P2, 8080), (P1, 4000), ACK, b"")));
-    all.push((At::Pod("vp2"), Packet::udp((P2, 8080), (P1, 4000), b"a")));
+    all
+}
+
+/// Of pods, and what they say of packets that they got; one sends under another's address.
+fn answers_and_errors() -> Vec<(At, Packet)> {
     let seen = Packet::udp((P1, 4000), (P2, 8080), b"q");
-    all.push((At::Pod("vp2"), error(P2, P1, &seen)));
-    // From outside, from the host, and on the way out.
+    vec![
+        (At::Pod("vp1"), Packet::echo(P1, CLIENT, true, 7)),
+        (At::Pod("vp1"), Packet::tcp((P2, 1), (P1, 1), SYN, b"")),
+        (At::Pod("vp2"), Packet::tcp((P2, 8080), (P1, 4000), ACK, b"")),
+        (At::Pod("vp2"), Packet::udp((P2, 8080), (P1, 4000), b"a")),
+        (
+            At::Pod("vp2"),
+            Packet::icmp(P2, P1, [3, 3], [0; 4], &seen.ip()[..28]),
+        ),
+    ]
+}
+
+/// From outside, and from the host by both its ways.
+fn asked_from_elsewhere() -> Vec<(At, Packet)> {
+    let mut all = Vec::new();
     for (at, from) in [(At::Uplink, CLIENT), (At::Host, NODE), (At::Lo, NODE)] {
-        for (to, port) in [(NODE, 30080), (VIP, 81), (VIP, 83), (NODE, 9), (nobody, 1)] {
+        for (to, port) in [(NODE, 30080), (VIP, 81), (VIP, 83), (NODE, 9), (NOBODY, 1)] {
             all.push((at, Packet::tcp((from, 4000), (to, port), SYN, b"")));
             all.push((at, Packet::tcp((from, 4000), (to, port), RST, b"")));
             all.push((at, Packet::udp((from, 4000), (to, port), b"q")));
         }
     }
+    all
+}
+
+/// At the hooks of the way out.
+fn leaving() -> Vec<(At, Packet)> {
+    let mut all = Vec::new();
     for to in [CLIENT, Q1] {
         all.push((At::ToUplink, Packet::tcp((P1, 4000), (to, 9), SYN, b"")));
         all.push((At::ToUplink, Packet::tcp((P1, 4005), (to, 9), SYN, b"")));
