@@ -2,7 +2,8 @@
 
 use keelson_abi::{
     CHOICE_ANSWER, DropReason, Endpoint, FLOW_BY_LO, FLOW_CHAINED, FLOW_CLIENT, FLOW_CLIENT_HOST,
-    FLOW_CLIENT_OUTSIDE, FLOW_CLIENT_POD, FLOW_RESET_GONE, FLOW_RST, FLOW_TO_LOCAL, FLOW_TO_NODE, Flow, NodeConfig,
+    FLOW_CLIENT_OUTSIDE, FLOW_CLIENT_POD, FLOW_RESET_GONE, FLOW_RST, FLOW_TO_LOCAL, FLOW_TO_NODE, Flow,
+    NodeConfig,
 };
 
 use crate::atomic::set_flags;
@@ -11,8 +12,8 @@ use crate::flow;
 use crate::maps;
 use crate::packet::{Hook, KIND_ERROR, Skb, Verdict, Work};
 use crate::refuse;
-use crate::ring;
 use crate::report::drop;
+use crate::ring;
 use crate::service::{self, Current};
 
 /// The entry behind a stub, its key left in `work.entry_key`. A stub that lost its entry is removed.

@@ -8,8 +8,8 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::bpf_loop;
 use keelson_abi::{
     COUNTER_FLOW_EXPIRED, COUNTER_FLOW_REPLACED, FLOW_ABANDONED, FLOW_CLIENT, FLOW_FIN_CLIENT,
-    FLOW_FIN_SERVER, FLOW_REPLIED, FLOW_RING, FLOW_RING_SCAN, FLOW_RING_STEP, FLOW_RST, Flow,
-    RingSlot, TIMEOUT_ICMP, TIMEOUT_TCP_CLOSED, TIMEOUT_TCP_ESTABLISHED, TIMEOUT_TCP_SYN, TIMEOUT_UDP,
+    FLOW_FIN_SERVER, FLOW_REPLIED, FLOW_RING, FLOW_RING_SCAN, FLOW_RING_STEP, FLOW_RST, Flow, RingSlot,
+    TIMEOUT_ICMP, TIMEOUT_TCP_CLOSED, TIMEOUT_TCP_ESTABLISHED, TIMEOUT_TCP_SYN, TIMEOUT_UDP,
     TIMEOUT_UDP_UNREPLIED,
 };
 
@@ -187,7 +187,9 @@ unsafe extern "C" fn scan_one(step: u32, context: *mut c_void) -> i64 {
 fn evict(work: &mut Work, scan: &mut Scan) {
     let Some(slot) = slot_at(scan.closed) else { return };
     work.entry_key = slot.key;
-    let Some(entry) = flow::find(&work.entry_key) else { return };
+    let Some(entry) = flow::find(&work.entry_key) else {
+        return;
+    };
     if entry.slot != scan.closed || !is_closed(entry.flags) || !flow::remove_scratch(work, entry) {
         return;
     }

@@ -2,9 +2,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use keelson_abi::{
-    Addr, DropReason, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_SERVICES,
-};
+use keelson_abi::{Addr, DropReason, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_SERVICES};
 
 use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse};
 use crate::report::{self, drop};
@@ -43,5 +41,8 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
 #[inline(always)]
 fn is_ours(addr: &Addr) -> bool {
     let kind = maps::prefix_kind(addr);
-    kind == PREFIX_LOCAL_PODS || kind == PREFIX_SERVICES || kind == PREFIX_NODE_ADDRESS || maps::endpoint(addr).is_some()
+    kind == PREFIX_LOCAL_PODS
+        || kind == PREFIX_SERVICES
+        || kind == PREFIX_NODE_ADDRESS
+        || maps::endpoint(addr).is_some()
 }

@@ -164,32 +164,35 @@ fn after_many_connections_at_once_the_table_is_whole() {
             .expect("thread")
             .unwrap_or_else(|error| panic!("{to:?}: {error}"));
     }
-    t.with(|dataplane| {
-        let flows = dataplane.flows().expect("flows");
-        assert!(flows.len() > 1000, "{} legs", flows.len());
-        let table: std::collections::HashMap<FlowKey, Flow> = flows.iter().copied().collect();
-        for (key, flow) in &flows {
-            if flow.flags & FLOW_STUB != 0 {
-                assert!(
-                    table.contains_key(&flow.other),
-                    "a stub without its entry: {key:?}"
-                );
-                continue;
-            }
-            let stub = table.get(&flow.other.reverse());
-            assert_eq!(
-                stub.map(|stub| stub.other),
-                Some(*key),
-                "an entry without its stub"
+    t.with(every_flow_is_whole);
+}
+
+/// Entries and stubs lead to each other, and ageing finds both.
+fn every_flow_is_whole(dataplane: &Dataplane) {
+    let flows = dataplane.flows().expect("flows");
+    assert!(flows.len() > 1000, "{} legs", flows.len());
+    let table: std::collections::HashMap<FlowKey, Flow> = flows.iter().copied().collect();
+    for (key, flow) in &flows {
+        if flow.flags & FLOW_STUB != 0 {
+            assert!(
+                table.contains_key(&flow.other),
+                "a stub without its entry: {key:?}"
             );
-            let slot: Option<RingSlot> = raw::get(dataplane, MAP_FLOW_RING, &flow.slot);
-            assert_eq!(
-                slot.map(|slot| slot.key),
-                Some(*key),
-                "a flow that no ageing finds"
-            );
+            continue;
         }
-    });
+        let stub = table.get(&flow.other.reverse());
+        assert_eq!(
+            stub.map(|stub| stub.other),
+            Some(*key),
+            "an entry without its stub"
+        );
+        let slot: Option<RingSlot> = raw::get(dataplane, MAP_FLOW_RING, &flow.slot);
+        assert_eq!(
+            slot.map(|slot| slot.key),
+            Some(*key),
+            "a flow that no ageing finds"
+        );
+    }
 }
 
 /// Many short connections, one after the other.
