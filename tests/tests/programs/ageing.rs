@@ -1,7 +1,7 @@
 //! The flow table under pressure: it cleans itself, and says when it is full.
 
 use keelson_dataplane::{
-    TestContext,
+    Dataplane, TestContext,
     abi::{
         COUNTER_DROPS, COUNTER_FLOW_EXPIRED, COUNTER_FLOW_NEW, COUNTER_FLOW_REPLACED, DropReason, FLOW_STUB,
         Flow, FlowKey, MAP_FLOW, MAP_FLOW_CURSOR, MAP_FLOW_RING, PROG_POD_INGRESS, RingSlot,
