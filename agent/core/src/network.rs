@@ -1,7 +1,8 @@
-//! The node's networks: what must not overlap. (The node's address and prefixes are decided in the dataplane's own `node` room,
-//! which the plugin shares.)
+//! The node's networks: what must not overlap, and how pods of other nodes are reached. (The node's address and prefixes are decided in
+//! the dataplane's own `node` room, which the plugin shares.)
 
 pub mod node_ports;
+pub mod peers;
 
 use ipnet::IpNet;
 
