@@ -19,12 +19,12 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use keelson_core::network::node_ports::NodePortAddresses;
+use keelson_core::network::{node_ports::NodePortAddresses, peers::Mode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::documents::Reading;
-pub use self::forms::{LoadBalancing, LocalDetector, PodNetwork};
+pub use self::forms::{LoadBalancing, LocalDetector, PodNetwork, Vxlan};
 use crate::yaml;
 
 /// `apiVersion` of [`Config`].
@@ -70,6 +70,10 @@ pub struct Config {
     /// Pods' networks, an IPv4 one first and at most one IPv6 one. Default: only [`Config::pod_cidr`].
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<IpNet>,
+    /// How packets travel between pods of different nodes. Default `native`.
+    pub pod_routing: Mode,
+    /// The tunnel of `vxlan` and `crossSubnet`; the same on all nodes. Default port 4789, id 27493.
+    pub vxlan: Vxlan,
     /// Services' cluster addresses, IPv4. Default `10.96.0.0/16`.
     #[serde(rename = "serviceCIDR")]
     pub service_cidr: Ipv4Net,
@@ -153,6 +157,8 @@ impl Default for Config {
             pod_network: PodNetwork::Own,
             pod_cidr: Ipv4Net::new_assert([10, 244, 0, 0].into(), 24),
             pod_cidrs: Vec::new(),
+            pod_routing: Mode::Native,
+            vxlan: Vxlan::default(),
             service_cidr: Ipv4Net::new_assert([10, 96, 0, 0].into(), 16),
             service_cidrs: Vec::new(),
             node_port_range: (30000, 32767),

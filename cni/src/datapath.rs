@@ -125,6 +125,8 @@ fn node_settings(settings: &Settings) -> NodeSettings {
         excluded_interfaces: settings.excluded_interfaces.clone(),
         mtu: settings.mtu,
         node_address: settings.node_address,
+        // The agent's to say.
+        between: None,
     }
 }
 

@@ -147,7 +147,7 @@ impl Store {
         &self,
         attachment: &mut Attachment,
         mut record: Record,
-        ask: &Ask,
+        ask: &Ask<'_>,
         deadline: Deadline,
     ) -> Result<Record> {
         let hash = record.key.hash();
@@ -161,6 +161,7 @@ impl Store {
             if let Some(old) = earlier.filter(|old| Some(*old) != wanted) {
                 release_one(header, table, old, hash, ask.now_ms)?;
             }
+            reserve_own(header, table, ask.reserved)?;
             let granted = match wanted.map(|ip| ask.range.index(ip)) {
                 Some(None) => Err(Refusal::OutOfRange),
                 Some(Some(index)) => ipam::allocate_exact(header, table, index, hash)?,
@@ -273,7 +274,7 @@ impl Store {
         (0..3).find_map(read).filter(|record| record.stamp == self.stamp)
     }
 
-    fn refused(&self, refusal: Refusal, usage: Usage, ask: &Ask) -> Error {
+    fn refused(&self, refusal: Refusal, usage: Usage, ask: &Ask<'_>) -> Error {
         let Usage {
             size, used, cooling, ..
         } = usage;
@@ -309,13 +310,35 @@ impl Store {
 
 /// What is asked of the pool.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask {
+pub struct Ask<'a> {
     /// The pool.
     pub range: Range,
+    /// Addresses that are the node's own.
+    pub reserved: &'a [IpAddr],
     /// This address and no other.
     pub address: Option<Ipv4Addr>,
     /// The boot clock.
     pub now_ms: u64,
+}
+
+/// Nobody's key: in the pool, the node's own addresses are this attachment's.
+const NODE: u64 = u64::MAX;
+
+/// Keeps the node's own addresses from pods; one that a pod has stays the pod's until it goes. A look at each.
+fn reserve_own(
+    header: &mut ipam::Header,
+    table: &mut impl ipam::Table,
+    addresses: &[IpAddr],
+) -> std::result::Result<(), ipam::TableError> {
+    for address in addresses {
+        if let IpAddr::V4(address) = address
+            && let Some(index) = header.range.index(*address)
+        {
+            // Taken is as good: it is tried again with every pod that comes.
+            let _ = ipam::allocate_exact(header, table, index, NODE)?;
+        }
+    }
+    Ok(())
 }
 
 fn release_one(

@@ -83,10 +83,16 @@ pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
 /// The kind of network that the address belongs to; 0 = outside.
 #[inline(always)]
 pub fn prefix_kind(addr: &Addr) -> u32 {
-    match PREFIX.get(Key::new(128, *addr)) {
+    match prefix(addr) {
         Some(prefix) => prefix.kind,
         None => 0,
     }
+}
+
+/// The network that the address belongs to; nothing = outside.
+#[inline(always)]
+pub fn prefix(addr: &Addr) -> Option<&'static Prefix> {
+    PREFIX.get(Key::new(128, *addr))
 }
 
 /// The frontend under exactly this key.

@@ -12,7 +12,7 @@ use crate::packet::{
     Hook, KIND_ERROR, KIND_FLOW, KIND_OTHER, PASS, Parsed, Skb, Verdict, Work, begin, is_connected, parse,
 };
 use crate::report::{self, drop, drop_for};
-use crate::{deliver, egress, fib, ingress, maps, ring};
+use crate::{deliver, egress, fib, ingress, maps, ring, tunnel};
 
 /// Entry.
 #[classifier]
@@ -30,7 +30,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
     let done = deliver::is_done(skb);
     let parsed = parse(skb, work, node, false);
-    if matches!(parsed, Parsed::Foreign) {
+    if matches!(parsed, Parsed::Foreign) || tunnel::is_outer(work, node) {
         return PASS;
     }
     if let Parsed::Yes | Parsed::Orphan = parsed

@@ -6,7 +6,7 @@ use keelson_abi::{Addr, DropReason, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_A
 
 use crate::packet::{Hook, PASS, Parsed, Skb, Verdict, Work, begin, is_loopback, parse};
 use crate::report::{self, drop};
-use crate::{ingress, maps};
+use crate::{ingress, maps, tunnel};
 
 /// Entry.
 #[classifier]
@@ -28,6 +28,9 @@ fn run(skb: Skb, work: &mut Work, node: &NodeConfig) -> Verdict {
         Parsed::Foreign | Parsed::Orphan => return PASS,
         Parsed::Malformed => return drop(skb, work, DropReason::Malformed),
         Parsed::Yes => {}
+    }
+    if tunnel::is_outer(work, node) {
+        return PASS;
     }
     // A redirect passes by rp_filter: nobody outside has a local pod's address.
     // And 127/8 is a host's own: the stack's check for it comes after this program.

@@ -14,6 +14,25 @@ pub enum PodNetwork {
     Other,
 }
 
+/// The tunnel between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Vxlan {
+    /// UDP port.
+    pub port: u16,
+    /// Number of the network, below 2^24.
+    pub id: u32,
+}
+
+impl Default for Vxlan {
+    fn default() -> Self {
+        Self {
+            port: 4789,
+            id: 0x6b65,
+        }
+    }
+}
+
 /// How an endpoint is chosen among those that may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

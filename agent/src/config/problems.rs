@@ -22,6 +22,12 @@ impl Config {
         if let Some(score) = self.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
             problems.push(format!("oomScoreAdj: {score} is not from -1000 to 1000"));
         }
+        if self.vxlan.port == 0 || self.vxlan.id >= 1 << 24 {
+            problems.push(format!(
+                "vxlan: port {} must not be 0, and id {} must be below 2^24",
+                self.vxlan.port, self.vxlan.id
+            ));
+        }
         if self.sync_period.is_zero() {
             problems.push("syncPeriod: must be longer than nothing".to_owned());
         }

@@ -28,7 +28,8 @@ fn every_field_can_be_set() {
         serviceCIDRs: ['fd00:2::/112', 10.2.0.0/16]\nnodePortAddresses: [192.0.2.0/24]\nlocalhostNodePorts: false\n\
         externalIPs: false\nmasqueradeAll: true\nlocalDetector: {clusterCIDR: [10.1.0.0/16]}\nsnatPorts: 40000-40999\n\
         loadBalancing: maglev\nresetGoneConnections: true\nsocketHooks: true\nsyncPeriod: 1m\npodInterfaces: [veth0]\n\
-        healthzAddress: ''\nmetricsAddress: 127.0.0.1:8\noomScoreAdj: -500\n";
+        healthzAddress: ''\nmetricsAddress: 127.0.0.1:8\noomScoreAdj: -500\n\
+        podRouting: vxlan\nvxlan: {port: 8472, id: 7}\n";
     let config = parse(&format!("{HEAD}{fields}")).expect("fine");
     assert_eq!(config.node_port_range, (31000, 31999));
     assert_eq!(config.socket(), PathBuf::from("/b/keelson.sock"));

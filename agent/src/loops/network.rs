@@ -4,6 +4,8 @@
 //! for the node's values, `keelson_core::network` for what must not be, `keelson_cni::gc` for leaks. Apply: dataplane, conflist.
 //! Report: health, and to the other loops the maps and the node's addresses.
 
+pub mod between;
+
 use std::{
     collections::HashSet,
     net::IpAddr,
@@ -106,7 +108,8 @@ async fn round(ctx: &Context, loaded: &mut Option<Arc<Dataplane>>) -> anyhow::Re
         .collect();
     ctx.network.publish_addresses(addresses);
     let (config, current) = (ctx.config.clone(), loaded.clone());
-    let dataplane = task::spawn_blocking(move || ensure(&config, current)).await??;
+    let told = told(&config, &uplinks);
+    let dataplane = task::spawn_blocking(move || ensure(&config, &told, current)).await??;
     if loaded.is_none() {
         info!(uplinks = ?uplinks.iter().map(|uplink| &uplink.name).collect::<Vec<_>>(), "dataplane ready");
         ctx.network.publish_maps(dataplane.clone());
@@ -125,22 +128,33 @@ fn look(config: &Config) -> anyhow::Result<Vec<Uplink>> {
     Ok(uplinks)
 }
 
+/// What the dataplane and the plugin are told: as configured, and as follows from the peers.
+fn told(config: &Config, uplinks: &[Uplink]) -> NodeSettings {
+    let plan = between::plan(config, uplinks, &[]);
+    let mut settings = settings(config);
+    between::apply(config, &plan, &mut settings);
+    settings
+}
+
 /// Load or upgrade the first time, follow the devices from then on; the conflist comes last, since the runtime takes it as a sign
 /// that pods can be made.
-fn ensure(config: &Config, current: Option<Arc<Dataplane>>) -> anyhow::Result<Arc<Dataplane>> {
-    let settings = settings(config);
+fn ensure(
+    config: &Config,
+    settings: &NodeSettings,
+    current: Option<Arc<Dataplane>>,
+) -> anyhow::Result<Arc<Dataplane>> {
     let dataplane = match current {
         Some(dataplane) => dataplane,
         None => {
             let paths = paths(config);
-            Arc::new(Dataplane::upgrade(&paths, &settings).context("loading the dataplane")?)
+            Arc::new(Dataplane::upgrade(&paths, settings).context("loading the dataplane")?)
         }
     };
     dataplane
-        .configure(&settings)
+        .configure(settings)
         .context("following the node's devices")?;
     if config.part == Part::Node && config.pod_network == PodNetwork::Own {
-        conflist::write(config)?;
+        conflist::write(config, settings)?;
     }
     Ok(dataplane)
 }
@@ -174,7 +188,7 @@ pub fn paths(config: &Config) -> Paths {
 }
 
 /// The node's configuration in the dataplane's words.
-fn settings(config: &Config) -> NodeSettings {
+pub fn settings(config: &Config) -> NodeSettings {
     NodeSettings {
         pod_cidrs: config.all_pod_cidrs(),
         service_cidrs: config.all_service_cidrs(),

@@ -73,6 +73,9 @@ pub struct Settings {
     /// The node's address, where it is not that of the default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_address: Option<IpAddr>,
+    /// Addresses of the pod network that are the node's own: no pod gets them.
+    #[serde(default, rename = "reservedAddresses", skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<IpAddr>,
     /// Of pod links; 0 = that of the device that has the default route.
     #[serde(default)]
     pub mtu: u32,
@@ -110,6 +113,7 @@ impl Settings {
             snat_ports: None,
             masquerade_all: false,
             node_address: None,
+            reserved: Vec::new(),
             mtu: 0,
         }
     }

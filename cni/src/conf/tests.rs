@@ -177,6 +177,7 @@ fn the_list_file_reads_back_as_the_settings_it_was_made_of() {
     settings.node_port_range = Some(PortRange(30000, 32767));
     settings.excluded_interfaces = vec!["docker0".into()];
     settings.mtu = 1400;
+    settings.reserved = vec!["10.1.0.1".parse().unwrap()];
     let list: Value = serde_json::from_str(&settings.conflist("pods").unwrap()).unwrap();
     let mut plugin = list["plugins"][0].clone();
     plugin["name"] = list["name"].clone();

@@ -71,9 +71,10 @@ fn blank(store: &Store, container: &str) -> Record {
     }
 }
 
-fn ask(net: &str, now_ms: u64) -> Ask {
+fn ask(net: &str, now_ms: u64) -> Ask<'static> {
     Ask {
         range: Range::new(net.parse().unwrap()),
+        reserved: &[],
         address: None,
         now_ms,
     }
@@ -102,6 +103,28 @@ fn del(store: &Store, container: &str, now_ms: u64) {
 fn used(store: &Store, now_ms: u64) -> u32 {
     let range = Range::new("10.0.0.0/29".parse().unwrap());
     store.usage(Some(range), now_ms, soon()).unwrap().unwrap().used
+}
+
+#[test]
+fn no_pod_gets_an_address_that_is_the_nodes_own() {
+    let folder = Folder::new();
+    let store = folder.store();
+    let own = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+    let add = |container: &str, address: Option<&str>| {
+        let mut attachment = store.lock(&key(container), soon()).unwrap();
+        let ask = Ask {
+            reserved: &own,
+            address: address.map(|text| text.parse().unwrap()),
+            ..ask("10.0.0.0/29", 0)
+        };
+        store.reserve(&mut attachment, blank(&store, container), &ask, soon())
+    };
+    for number in 0..5 {
+        let record = add(&format!("c{number}"), None).unwrap();
+        assert_ne!(record.addresses, [own[0]]);
+    }
+    assert!(add("more", None).unwrap_err().to_string().contains("6 in use"));
+    assert!(add("named", Some("10.0.0.1")).is_err());
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub fn run(call: &Call) -> Result<String> {
             let blank = job.blank(&pod, request.mac)?;
             let ask = Ask {
                 range: Range::new(settings.pod_cidr),
+                reserved: &settings.reserved,
                 address: request.address,
                 now_ms: blank.created_ms,
             };

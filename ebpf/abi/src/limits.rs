@@ -1,9 +1,9 @@
 //! Sizes and timeouts.
 
 /// Version of the layouts that the plugin depends on: `endpoint`, `hostport`, `node`, block numbers, pin paths.
-pub const ATTACH_CONTRACT: u32 = 1;
+pub const ATTACH_CONTRACT: u32 = 2;
 /// Version of all layouts together: a generation with another version is not reused.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// tc block that every pod link's ingress (packets from the pod) is bound to.
 pub const BLOCK_INGRESS: u32 = 0x6b65_0001;
@@ -70,6 +70,10 @@ pub const HOST_LOOP_V4: [u8; 4] = [169, 254, 1, 2];
 pub const GATEWAY_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 /// See [`HOST_LOOP_V4`].
 pub const HOST_LOOP_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+/// MAC of every node's device of the tunnel: what is addressed to it is for the receiving host.
+pub const TUNNEL_MAC: [u8; 6] = [0x0a, 0x6b, 0x65, 0x6c, 0, 2];
+/// Sender of every frame in the tunnel: a device takes its own address there for a loop.
+pub const TUNNEL_SENDER_MAC: [u8; 6] = [0x0a, 0x6b, 0x65, 0x6c, 0, 3];
 /// First and last port for translated sources.
 pub const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
 

@@ -12,14 +12,20 @@ pub const PROG_UPLINK_EGRESS: &str = "uplink_egress";
 pub const PROG_HOST_INGRESS: &str = "host_ingress";
 /// lo, egress: the node's own NodePorts and addresses.
 pub const PROG_LO_EGRESS: &str = "lo_egress";
+/// The tunnel to other nodes, ingress.
+pub const PROG_TUNNEL_INGRESS: &str = "tunnel_ingress";
+/// The tunnel, egress.
+pub const PROG_TUNNEL_EGRESS: &str = "tunnel_egress";
 /// Every program.
-pub const PROGRAMS: [&str; 6] = [
+pub const PROGRAMS: [&str; 8] = [
     PROG_POD_INGRESS,
     PROG_POD_EGRESS,
     PROG_UPLINK_INGRESS,
     PROG_UPLINK_EGRESS,
     PROG_HOST_INGRESS,
     PROG_LO_EGRESS,
+    PROG_TUNNEL_INGRESS,
+    PROG_TUNNEL_EGRESS,
 ];
 
 /// Hash Addr → Endpoint.

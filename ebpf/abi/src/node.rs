@@ -35,8 +35,20 @@ pub struct NodeConfig {
     pub dry_run_mark: u32,
     /// SO_NETNS_COOKIE of the node's namespace.
     pub netns_cookie: u64,
+    /// The device of the tunnel to other nodes; 0 = there is none, and neither is any of what follows.
+    pub tunnel_ifindex: u32,
+    /// Its network's number.
+    pub tunnel_vni: u32,
+    /// UDP port of its packets.
+    pub tunnel_port_be: u16,
+    /// Reserved, zero.
+    pub reserved: [u16; 3],
+    /// The node's IPv4 address among the pods', zero = none: source of its own packets in the tunnel.
+    pub tunnel_ipv4: Addr,
+    /// The same for IPv6.
+    pub tunnel_ipv6: Addr,
 }
-const _: () = assert!(size_of::<NodeConfig>() == 80);
+const _: () = assert!(size_of::<NodeConfig>() == 128);
 
 /// Translate the source of pods that leave for outside.
 pub const NODE_SNAT_PODS: u32 = 1;
@@ -60,10 +72,27 @@ const _: () = assert!(size_of::<PrefixKey>() == 20);
 pub struct Prefix {
     /// `PREFIX_*`: exactly one kind.
     pub kind: u32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// `PREFIX_*` that may be added to any kind: [`PREFIX_OF_NODE`].
+    pub flags: u32,
+    /// Pods of another node: the node's address, where the tunnel's packets for them go and come from; zero = no tunnel.
+    pub node: Addr,
 }
-const _: () = assert!(size_of::<Prefix>() == 8);
+const _: () = assert!(size_of::<Prefix>() == 24);
+
+impl Prefix {
+    /// A network of this kind, and nothing more.
+    #[must_use]
+    pub const fn of(kind: u32) -> Self {
+        Self {
+            kind,
+            flags: 0,
+            node: Addr([0; 4]),
+        }
+    }
+}
+
+/// Pods of one node that is known, other than the cluster's networks as a whole.
+pub const PREFIX_OF_NODE: u32 = 1;
 
 /// Pods of this node.
 pub const PREFIX_LOCAL_PODS: u32 = 1;

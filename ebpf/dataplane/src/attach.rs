@@ -7,7 +7,7 @@ use std::{
 
 use keelson_abi::{
     BLOCK_EGRESS, BLOCK_INGRESS, PROG_HOST_INGRESS, PROG_LO_EGRESS, PROG_POD_EGRESS, PROG_POD_INGRESS,
-    PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS,
+    PROG_TUNNEL_EGRESS, PROG_TUNNEL_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS,
 };
 
 use crate::{
@@ -34,7 +34,7 @@ pub struct Attachment {
 const LO: u32 = 1;
 
 /// What should be attached by links.
-pub fn wanted(uplinks: &[Uplink], keelson1: u32) -> Vec<Attachment> {
+pub fn wanted(uplinks: &[Uplink], keelson1: u32, tunnel: u32) -> Vec<Attachment> {
     let mut wanted = vec![Attachment {
         ifindex: LO,
         program: PROG_LO_EGRESS,
@@ -44,6 +44,14 @@ pub fn wanted(uplinks: &[Uplink], keelson1: u32) -> Vec<Attachment> {
             ifindex: keelson1,
             program: PROG_HOST_INGRESS,
         });
+    }
+    if tunnel != 0 {
+        wanted.extend(
+            [PROG_TUNNEL_INGRESS, PROG_TUNNEL_EGRESS].map(|program| Attachment {
+                ifindex: tunnel,
+                program,
+            }),
+        );
     }
     // Without an Ethernet header the programs would read the packet at the wrong place.
     for uplink in uplinks.iter().filter(|uplink| uplink.ethernet) {

@@ -6,6 +6,7 @@ use keelson_abi::{
 };
 
 use crate::{
+    between,
     dataplane::Dataplane,
     error::Result,
     host,
@@ -47,7 +48,9 @@ impl Dataplane {
             }
         }
         paths::remove_tree(&paths.root())?;
-        host::remove_pair(&mut Netlink::open()?)?;
+        let mut netlink = Netlink::open()?;
+        between::remove(&mut netlink)?;
+        host::remove_pair(&mut netlink)?;
         Ok(Removed {
             loaded: generation.is_some(),
             kept_pods: 0,

@@ -9,7 +9,8 @@ use std::{
 use ipnet::IpNet;
 use keelson_abi::{
     Addr, BLOCK_EGRESS, BLOCK_INGRESS, BackendBlock, BackendKey, Endpoint, Flow, FlowKey, Frontend,
-    FrontendKey, LAYOUT_VERSION, MAP_BACKEND, MAP_ENDPOINT, MAP_FLOW, MAP_FRONTEND, NodeConfig, Trace,
+    FrontendKey, LAYOUT_VERSION, MAP_BACKEND, MAP_ENDPOINT, MAP_FLOW, MAP_FRONTEND, NodeConfig, Prefix,
+    Trace,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -17,7 +18,7 @@ use nix::{
 };
 
 use crate::{
-    attach,
+    attach, between,
     error::{Error, Result},
     host, load,
     lock::Lock,
@@ -103,7 +104,9 @@ impl Dataplane {
     pub fn remove_all(paths: &Paths) -> Result<()> {
         let _lock = Lock::take(&paths.lock())?;
         paths::remove_tree(&paths.root())?;
-        host::remove_pair(&mut Netlink::open()?)
+        let mut netlink = Netlink::open()?;
+        between::remove(&mut netlink)?;
+        host::remove_pair(&mut netlink)
     }
 
     fn new(paths: &Paths, generation: Generation) -> Self {
@@ -150,7 +153,7 @@ impl Dataplane {
             &settings.excluded_interfaces,
         );
         let config = NodeMap::open(&self.generation)?.get()?;
-        let wanted = attach::wanted(&uplinks, config.keelson1_ifindex);
+        let wanted = attach::wanted(&uplinks, config.keelson1_ifindex, config.tunnel_ifindex);
         Ok(config.keelson1_ifindex != 0 && attach::links_are_settled(&self.generation, &wanted))
     }
 
@@ -177,7 +180,11 @@ impl Dataplane {
         let devices = uplinks.iter().map(|uplink| uplink.name.as_str());
         let before = Before::of(["lo"].into_iter().chain(devices));
         let done = host::ensure_pair(&mut netlink, settings, &uplinks)
-            .and_then(|()| host::set_sysctls(settings, &uplinks));
+            .and_then(|()| host::set_sysctls(settings, &uplinks))
+            .and_then(|()| match &settings.between {
+                Some(between) => between::ensure_devices(&mut netlink, between),
+                None => Ok(()),
+            });
         // Whatever came of it: what was changed is to be set back.
         before.keep(&self.paths)?;
         done?;
@@ -194,11 +201,16 @@ impl Dataplane {
             config.generation = previous.generation.wrapping_add(1);
             map.set(&config)?;
         }
-        PrefixMap::open(&self.generation)?.set(&node::prefixes(settings, &uplinks))?;
+        let prefixes = node::prefixes(settings, &uplinks, &devices);
+        PrefixMap::open(&self.generation)?.set(&prefixes, settings.between.is_none())?;
         attach::sync_links(
             &self.generation,
-            &attach::wanted(&uplinks, config.keelson1_ifindex),
+            &attach::wanted(&uplinks, config.keelson1_ifindex, config.tunnel_ifindex),
         )?;
+        // Traffic comes once everything is there that carries it.
+        if let Some(between) = &settings.between {
+            between::set_routes(&mut netlink, between)?;
+        }
         Ok(uplinks)
     }
 
@@ -223,8 +235,8 @@ impl Dataplane {
     }
 
     /// Make the prefixes exactly these.
-    pub fn set_prefixes(&self, prefixes: &[(IpNet, u32)]) -> Result<()> {
-        PrefixMap::open(&self.generation)?.set(prefixes)
+    pub fn set_prefixes(&self, prefixes: &[(IpNet, Prefix)]) -> Result<()> {
+        PrefixMap::open(&self.generation)?.set(prefixes, false)
     }
 
     /// A local pod.

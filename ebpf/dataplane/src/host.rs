@@ -52,8 +52,13 @@ pub fn ensure_pair(netlink: &mut Netlink, settings: &NodeSettings, uplinks: &[Up
 
 /// The families that Services are asked by: IPv4 always, IPv6 where the node or its Services have such addresses.
 fn families(settings: &NodeSettings, uplinks: &[Uplink]) -> Vec<bool> {
+    let tunnel = settings
+        .between
+        .as_ref()
+        .and_then(|between| between.tunnel.as_ref());
     let addressed = node::node_address(None, uplinks, true).is_some()
-        || settings.service_cidrs.iter().any(|net| net.addr().is_ipv6());
+        || settings.service_cidrs.iter().any(|net| net.addr().is_ipv6())
+        || tunnel.is_some_and(|tunnel| tunnel.addresses.iter().any(IpAddr::is_ipv6));
     if addressed && sysctl::has_ipv6() {
         vec![false, true]
     } else {
@@ -62,7 +67,7 @@ fn families(settings: &NodeSettings, uplinks: &[Uplink]) -> Vec<bool> {
 }
 
 /// A device of the pair says nothing of itself: announcements would only be noise for the programs.
-fn quiet(device: &str, v6: bool) -> Result<()> {
+pub fn quiet(device: &str, v6: bool) -> Result<()> {
     if !sysctl::has_ipv6() {
         return Ok(());
     }
@@ -99,10 +104,8 @@ fn put_routes(
     }
     let source = node::node_address(settings.node_address, uplinks, v6);
     netlink.put_route(&Route {
-        destination: IpNet::from(host_loop),
-        ifindex,
-        gateway: None,
         source,
+        ..Route::to(IpNet::from(host_loop), ifindex)
     })?;
     let services = settings
         .service_cidrs
@@ -110,10 +113,9 @@ fn put_routes(
         .filter(|net| net.addr().is_ipv6() == v6);
     for destination in services {
         netlink.put_route(&Route {
-            destination: *destination,
-            ifindex,
             gateway: Some(gateway),
             source,
+            ..Route::to(*destination, ifindex)
         })?;
     }
     Ok(())
@@ -136,14 +138,13 @@ pub fn set_routes(
     };
     let ifindex = zero.index;
     let route = |address: IpAddr| Route {
-        destination: IpNet::from(address),
-        ifindex,
         gateway: Some(if address.is_ipv6() {
             IpAddr::from(GATEWAY_V6)
         } else {
             IpAddr::from(GATEWAY_V4)
         }),
         source: source(address.is_ipv6()),
+        ..Route::to(IpNet::from(address), ifindex)
     };
     let present = netlink.host_routes(ifindex)?;
     for address in addresses.iter().filter(|address| !present.contains(address)) {
@@ -175,7 +176,7 @@ pub fn set_sysctls(settings: &NodeSettings, uplinks: &[Uplink]) -> Result<()> {
 /// Let a device forward IPv6. Its own route from a router's announcements stays: what forwards listens to them only with 2.
 /// Kernels before 6.17 know no forwarding by device; there the programs redirect all the same, and what does not fit the
 /// next link is lost unless the node forwards IPv6 altogether.
-fn forward_v6(device: &str) -> Result<()> {
+pub fn forward_v6(device: &str) -> Result<()> {
     if sysctl::device("ipv6", device, "accept_ra")?.as_deref() == Some("1") {
         sysctl::set_device("ipv6", device, "accept_ra", "2")?;
     }

@@ -7,6 +7,7 @@
 //! | `load`, `object`, `paths`, `lock` | generations: pinned, versioned, replaced atomically |
 //! | `attach`, `netlink` | tcx links on the node's devices, one filter on each block that pod links share |
 //! | `host`, `sysctl` | the pair by which the host's own processes reach Services |
+//! | `between` | pods of other nodes: the tunnel's device, routes |
 //! | `maps`, `prefix` | typed maps, layouts checked before use |
 //! | `settings`, `cleanup` | what the kernel's settings were, and taking everything away again |
 //! | `services`, `batch` | the Service maps, many entries per call |
@@ -18,6 +19,7 @@
 
 mod attach;
 mod batch;
+mod between;
 mod cleanup;
 mod dataplane;
 mod drops;
@@ -42,6 +44,7 @@ mod test_run;
 /// What keys and values of maps are: plain data.
 pub use aya::Pod as Plain;
 pub use batch::BatchMap;
+pub use between::{Between, KEELSON_VX, PeerPods, Tunnel, Way};
 pub use cleanup::Removed;
 pub use dataplane::Dataplane;
 pub use drops::DropRing;

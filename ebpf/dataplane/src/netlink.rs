@@ -4,5 +4,6 @@ pub mod link;
 pub mod route;
 mod socket;
 pub mod tc;
+mod vxlan;
 
 pub use socket::Netlink;

@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use keelson_abi::{
     Addr, NODE_MASQUERADE_ALL, NODE_SNAT_PODS, NodeConfig, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS,
-    PREFIX_PEER_PODS, PREFIX_SERVICES, SNAT_PORTS,
+    PREFIX_PEER_PODS, PREFIX_SERVICES, Prefix, SNAT_PORTS,
 };
 
-use crate::netlink::link::Device;
+use crate::{
+    between::{self, Between, KEELSON_VX},
+    netlink::link::Device,
+};
 
 /// The pair by which the host's own processes reach Services.
 pub const KEELSON0: &str = "keelson0";
@@ -42,6 +45,8 @@ pub struct NodeSettings {
     pub mtu: u32,
     /// The node's address, where it is not that of the default route.
     pub node_address: Option<IpAddr>,
+    /// How pods of other nodes are reached; `None` = somebody else knows, and what is there stays.
+    pub between: Option<Between>,
 }
 
 impl Default for NodeSettings {
@@ -57,6 +62,7 @@ impl Default for NodeSettings {
             excluded_interfaces: Vec::new(),
             mtu: 0,
             node_address: None,
+            between: None,
         }
     }
 }
@@ -130,17 +136,29 @@ pub fn node_address(configured: Option<IpAddr>, uplinks: &[Uplink], v6: bool) ->
 }
 
 /// The `prefix` map of this node.
-pub fn prefixes(settings: &NodeSettings, uplinks: &[Uplink]) -> Vec<(IpNet, u32)> {
-    let of = |nets: &[IpNet], kind: u32| nets.iter().map(|net| (net.trunc(), kind)).collect::<Vec<_>>();
+pub fn prefixes(settings: &NodeSettings, uplinks: &[Uplink], devices: &[Device]) -> Vec<(IpNet, Prefix)> {
+    let of = |nets: &[IpNet], kind: u32| {
+        let prefix = |net: &IpNet| (net.trunc(), Prefix::of(kind));
+        nets.iter().map(prefix).collect::<Vec<_>>()
+    };
     // One network is of one kind: this node's own pods before those of all nodes.
-    let mut all: BTreeMap<IpNet, u32> = of(&settings.cluster_cidrs, PREFIX_PEER_PODS)
+    let mut all: BTreeMap<IpNet, Prefix> = of(&settings.cluster_cidrs, PREFIX_PEER_PODS)
         .into_iter()
         .collect();
+    all.extend(settings.between.iter().flat_map(between::prefixes));
     all.extend(of(&settings.pod_cidrs, PREFIX_LOCAL_PODS));
     all.extend(of(&settings.service_cidrs, PREFIX_SERVICES));
     let addresses = uplinks.iter().flat_map(|uplink| &uplink.addresses);
-    all.extend(addresses.map(|net| (IpNet::from(net.addr()), PREFIX_NODE_ADDRESS)));
+    // Those among the pods' are on the pair.
+    let addresses = addresses.chain(tunnel_addresses(devices));
+    all.extend(addresses.map(|net| (IpNet::from(net.addr()), Prefix::of(PREFIX_NODE_ADDRESS))));
     all.into_iter().collect()
+}
+
+/// The node's own addresses among the pods'.
+fn tunnel_addresses(devices: &[Device]) -> &[IpNet] {
+    let zero = devices.iter().find(|device| device.name == KEELSON0);
+    zero.map_or(&[], |device| &device.addresses)
 }
 
 /// MTU of pod links and of the node's own pair.
@@ -169,6 +187,18 @@ pub fn config(
         found.map(Addr::from).unwrap_or_default()
     };
     let (nodeport_min, nodeport_max) = settings.node_port_range;
+    let tunnel = index(KEELSON_VX);
+    let among_pods = |v6| {
+        let mut all = tunnel_addresses(devices).iter().map(IpNet::addr);
+        let found = all.find(|address| tunnel != 0 && address.is_ipv6() == v6);
+        found.map(Addr::from).unwrap_or_default()
+    };
+    let wanted = settings.between.as_ref().map(|between| between.tunnel.as_ref());
+    let (tunnel_vni, tunnel_port_be) = match wanted {
+        Some(Some(tunnel)) => (tunnel.vni, tunnel.port.to_be()),
+        Some(None) => (0, 0),
+        None => (previous.tunnel_vni, previous.tunnel_port_be),
+    };
     let flags = [
         (settings.snat_pods, NODE_SNAT_PODS),
         (settings.masquerade_all, NODE_MASQUERADE_ALL),
@@ -188,6 +218,11 @@ pub fn config(
         flags,
         nodeport_min,
         nodeport_max,
+        tunnel_ifindex: tunnel,
+        tunnel_vni,
+        tunnel_port_be,
+        tunnel_ipv4: among_pods(false),
+        tunnel_ipv6: among_pods(true),
         ..*previous
     }
 }
@@ -273,15 +308,22 @@ mod tests {
             ],
             ..NodeSettings::default()
         };
-        let found = prefixes(&settings, &uplinks(&[device(2, "eth0", "10.1.0.1/24")], &[], &[]));
-        assert!(found.contains(&("10.1.0.1/32".parse().expect("CIDR"), PREFIX_NODE_ADDRESS)));
+        let devices = [
+            device(2, "eth0", "10.1.0.1/24"),
+            device(3, KEELSON0, "10.244.0.1/32"),
+        ];
+        let found = prefixes(&settings, &uplinks(&devices, &[], &[]), &devices);
+        for address in ["10.1.0.1/32", "10.244.0.1/32"] {
+            let own = (address.parse().expect("CIDR"), Prefix::of(PREFIX_NODE_ADDRESS));
+            assert!(found.contains(&own), "{address}: {found:?}");
+        }
         for (net, kind) in [
             ("10.244.0.0/24", PREFIX_LOCAL_PODS),
             ("fd00:1::/64", PREFIX_LOCAL_PODS),
             ("10.244.0.0/16", PREFIX_PEER_PODS),
         ] {
             assert!(
-                found.contains(&(net.parse().expect("CIDR"), kind)),
+                found.contains(&(net.parse().expect("CIDR"), Prefix::of(kind))),
                 "{net}: {found:?}"
             );
         }

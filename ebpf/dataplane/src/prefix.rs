@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use aya::maps::{LpmTrie, Map, MapData, lpm_trie::Key};
 use ipnet::IpNet;
-use keelson_abi::{Addr, MAP_PREFIX, Prefix};
+use keelson_abi::{Addr, MAP_PREFIX, PREFIX_OF_NODE, Prefix};
 
 use crate::{
     error::{Error, Result},
@@ -25,18 +25,24 @@ impl PrefixMap {
     }
 
     /// Make the map hold exactly these; only the difference is written, new ones before old ones go.
-    pub fn set(&mut self, wanted: &[(IpNet, u32)]) -> Result<()> {
-        let wanted: BTreeMap<(u32, [u8; 16]), u32> =
-            wanted.iter().map(|(net, kind)| (key(*net), *kind)).collect();
+    ///
+    /// Pods of other nodes that are there already stay where `keeps_peers` says that somebody else knows of them.
+    pub fn set(&mut self, wanted: &[(IpNet, Prefix)], keeps_peers: bool) -> Result<()> {
+        let mut wanted: BTreeMap<(u32, [u8; 16]), Prefix> =
+            wanted.iter().map(|(net, prefix)| (key(*net), *prefix)).collect();
         let present = self.list()?;
-        for ((length, data), kind) in &wanted {
-            if present.get(&(*length, *data)) != Some(kind) {
-                let value = Prefix {
-                    kind: *kind,
-                    reserved: 0,
-                };
+        if keeps_peers {
+            for (key, prefix) in present
+                .iter()
+                .filter(|(_, prefix)| prefix.flags & PREFIX_OF_NODE != 0)
+            {
+                wanted.entry(*key).or_insert(*prefix);
+            }
+        }
+        for ((length, data), prefix) in &wanted {
+            if present.get(&(*length, *data)) != Some(prefix) {
                 self.0
-                    .insert(&Key::new(*length, *data), value, 0)
+                    .insert(&Key::new(*length, *data), prefix, 0)
                     .map_err(failed("writing to the map"))?;
             }
         }
@@ -49,10 +55,10 @@ impl PrefixMap {
     }
 
     /// Everything, by length and bytes.
-    pub fn list(&self) -> Result<BTreeMap<(u32, [u8; 16]), u32>> {
+    pub fn list(&self) -> Result<BTreeMap<(u32, [u8; 16]), Prefix>> {
         let read = |entry: std::result::Result<(Key<[u8; 16]>, Prefix), _>| {
             entry
-                .map(|(key, value)| ((key.prefix_len(), key.data()), value.kind))
+                .map(|(key, value)| ((key.prefix_len(), key.data()), value))
                 .map_err(failed("listing the map"))
         };
         self.0.iter().map(read).collect()

@@ -11,7 +11,7 @@ use keelson_abi::{
 use crate::flow::Ports;
 use crate::packet::{Hook, Skb, TCP, Work, is_loopback, same_addr};
 use crate::socket::{self, Found};
-use crate::{direct, fib, maps};
+use crate::{direct, fib, maps, tunnel};
 
 /// Translates the source in `work.to` where it must be, and says which ports it may have. `kind` is the `PREFIX_*` of what
 /// the client asked.
@@ -120,6 +120,11 @@ fn from_host(work: &mut Work, node: &NodeConfig, kind: u32, to_node: bool) -> Po
         return Ports::Keep;
     }
     if is_loopback(&work.key.src) {
+        work.why.masquerade = MASQUERADE_LOCAL;
+        work.to.src = own_address(work, node);
+        return Ports::Range;
+    }
+    if tunnel::is_foreign_source(work, node, work.flow.server_ifindex) {
         work.why.masquerade = MASQUERADE_LOCAL;
         work.to.src = own_address(work, node);
         return Ports::Range;

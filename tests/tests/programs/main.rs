@@ -2,6 +2,8 @@
 //! sockets talk over every path. Needs root; every test owns its namespaces.
 
 mod ageing;
+mod between;
+mod cluster;
 mod collisions;
 mod crafted;
 mod dry;

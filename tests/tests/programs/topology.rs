@@ -22,7 +22,7 @@ use keelson_dataplane::{
     abi::{
         Addr, BACKEND_BLOCK, BACKEND_NODE, Backend, BackendBlock, BackendKey, Endpoint, FRONTEND_EXTERNAL,
         FRONTEND_NODE_PORT, Frontend, FrontendKey, PREFIX_LOCAL_PODS, PREFIX_NODE_ADDRESS, PREFIX_PEER_PODS,
-        PREFIX_SERVICES,
+        PREFIX_SERVICES, Prefix,
     },
 };
 use nix::mount::{MsFlags, mount};
@@ -85,25 +85,7 @@ impl Topology {
             room.set("icmp_ratelimit 0\nicmp_msgs_per_sec 100000");
         }
         outside(&node, &switch, &client, &other, &q1);
-        let dataplane = node.run(|| {
-            // A bpffs and a folder for the lock that vanish with the namespace.
-            let base = PathBuf::from("/run");
-            mount(
-                Some("tmpfs"),
-                &base,
-                Some("tmpfs"),
-                MsFlags::empty(),
-                None::<&str>,
-            )
-            .expect("tmpfs");
-            let paths = Paths {
-                bpffs: base.join("bpf"),
-                run: base.join("keelson"),
-            };
-            std::fs::create_dir_all(&paths.run).expect("folder");
-            std::fs::create_dir_all(&paths.bpffs).expect("folder");
-            Arc::new(Dataplane::ensure(&paths, &settings()).expect("dataplane"))
-        });
+        let dataplane = load(&node, settings());
         let topology = Self {
             p1,
             p2,
@@ -138,7 +120,7 @@ impl Topology {
                 ("fd00:c0:a8:32::1/128", PREFIX_NODE_ADDRESS),
                 ("fd00:ac:14::1/128", PREFIX_NODE_ADDRESS),
             ];
-            let prefixes = prefixes.map(|(net, kind)| (net.parse().expect("prefix"), kind));
+            let prefixes = prefixes.map(|(net, kind)| (net.parse().expect("prefix"), Prefix::of(kind)));
             dataplane.set_prefixes(&prefixes).expect("prefixes");
         });
     }
@@ -155,59 +137,8 @@ impl Topology {
         self.node.run(move || job(&dataplane))
     }
 
-    /// A pod's link, as the plugin makes it, and its endpoint entry.
     fn pod(&self, pod: &Room, link: &str, address: Ipv4Addr, mtu: u32, epoch: u32) {
-        self.node.ip(&format!(
-            "link add {link} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}
-             link set {link} up",
-            pod.tid
-        ));
-        pod.ip("link set eth0 up");
-        let (ifindex, host_mac, netnsid) = link_of(&self.node, link);
-        let (_, pod_mac, _) = link_of(pod, "eth0");
-        self.node.ip(&format!(
-            "route add {address}/32 dev {link}
-             neigh add {address} lladdr {mac} dev {link} nud permanent
-             route add {twin}/128 dev {link}
-             neigh add {twin} lladdr {mac} dev {link} nud permanent",
-            mac = text(pod_mac),
-            twin = six(address),
-        ));
-        pod.ip(&format!(
-            "addr add {address}/32 dev eth0
-             route add 169.254.1.1 dev eth0 scope link
-             route add default via 169.254.1.1 dev eth0
-             neigh add 169.254.1.1 lladdr {mac} dev eth0 nud permanent
-             addr add {twin}/128 dev eth0 nodad
-             route add fe80::1/128 dev eth0
-             route add default via fe80::1 dev eth0
-             neigh add fe80::1 lladdr {mac} dev eth0 nud permanent",
-            mac = text(host_mac),
-            twin = six(address),
-        ));
-        self.node.set(&format!(
-            "conf/{link}/forwarding 1
-             ../ipv6/conf/{link}/forwarding 1
-             ../ipv6/conf/{link}/force_forwarding 1"
-        ));
-        let (ingress, egress) = self.dataplane.blocks();
-        self.node.must(&format!(
-            "tc qdisc add dev {link} ingress_block {ingress} egress_block {egress} clsact"
-        ));
-        self.with(move |dataplane| {
-            dataplane.ensure_block_filters().expect("filters");
-            let endpoint = Endpoint {
-                ifindex,
-                epoch,
-                netnsid,
-                pod_mac,
-                host_mac,
-                ..Endpoint::default()
-            };
-            for address in [addr(address), IpAddr::V6(six(address)).into()] {
-                dataplane.put_endpoint(address, &endpoint).expect("endpoint");
-            }
-        });
+        wire_pod(&self.node, &self.dataplane, pod, link, (address, mtu, epoch));
     }
 
     /// Changes a pod's endpoint entry.
@@ -256,6 +187,91 @@ impl Topology {
         let (ifindex, mac, _) = link_of(&self.node, link);
         (ifindex, mac)
     }
+}
+
+/// Loads the programs in a node's namespaces.
+pub fn load(node: &Room, settings: NodeSettings) -> Arc<Dataplane> {
+    node.run(move || {
+        // A bpffs and a folder for the lock that vanish with the namespace.
+        let base = PathBuf::from("/run");
+        mount(
+            Some("tmpfs"),
+            &base,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .expect("tmpfs");
+        let paths = Paths {
+            bpffs: base.join("bpf"),
+            run: base.join("keelson"),
+        };
+        std::fs::create_dir_all(&paths.run).expect("folder");
+        std::fs::create_dir_all(&paths.bpffs).expect("folder");
+        Arc::new(Dataplane::ensure(&paths, &settings).expect("dataplane"))
+    })
+}
+
+/// A pod's link, as the plugin makes it, and its endpoint entry.
+pub fn wire_pod(
+    node: &Room,
+    dataplane: &Arc<Dataplane>,
+    pod: &Room,
+    link: &str,
+    (address, mtu, epoch): (Ipv4Addr, u32, u32),
+) {
+    node.ip(&format!(
+        "link add {link} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}
+         link set {link} up",
+        pod.tid
+    ));
+    pod.ip("link set eth0 up");
+    let (ifindex, host_mac, netnsid) = link_of(node, link);
+    let (_, pod_mac, _) = link_of(pod, "eth0");
+    node.ip(&format!(
+        "route add {address}/32 dev {link}
+         neigh add {address} lladdr {mac} dev {link} nud permanent
+         route add {twin}/128 dev {link}
+         neigh add {twin} lladdr {mac} dev {link} nud permanent",
+        mac = text(pod_mac),
+        twin = six(address),
+    ));
+    pod.ip(&format!(
+        "addr add {address}/32 dev eth0
+         route add 169.254.1.1 dev eth0 scope link
+         route add default via 169.254.1.1 dev eth0
+         neigh add 169.254.1.1 lladdr {mac} dev eth0 nud permanent
+         addr add {twin}/128 dev eth0 nodad
+         route add fe80::1/128 dev eth0
+         route add default via fe80::1 dev eth0
+         neigh add fe80::1 lladdr {mac} dev eth0 nud permanent",
+        mac = text(host_mac),
+        twin = six(address),
+    ));
+    node.set(&format!(
+        "conf/{link}/forwarding 1
+         ../ipv6/conf/{link}/forwarding 1
+         ../ipv6/conf/{link}/force_forwarding 1"
+    ));
+    let (ingress, egress) = dataplane.blocks();
+    node.must(&format!(
+        "tc qdisc add dev {link} ingress_block {ingress} egress_block {egress} clsact"
+    ));
+    let dataplane = Arc::clone(dataplane);
+    node.run(move || {
+        dataplane.ensure_block_filters().expect("filters");
+        let endpoint = Endpoint {
+            ifindex,
+            epoch,
+            netnsid,
+            pod_mac,
+            host_mac,
+            ..Endpoint::default()
+        };
+        for address in [addr(address), IpAddr::V6(six(address)).into()] {
+            dataplane.put_endpoint(address, &endpoint).expect("endpoint");
+        }
+    });
 }
 
 /// Everything beyond the node's uplink.
@@ -345,7 +361,7 @@ pub fn six(address: Ipv4Addr) -> Ipv6Addr {
     }
 }
 
-fn put_backends(
+pub fn put_backends(
     dataplane: &Dataplane,
     service: u32,
     revision: u32,
@@ -374,7 +390,7 @@ fn put_backends(
     }
 }
 
-fn put_frontends(
+pub fn put_frontends(
     dataplane: &Dataplane,
     service: u32,
     revision: u32,

@@ -10,11 +10,13 @@ mod tests;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 pub use self::refusal::{Cause, Refusal};
 
 /// How packets between pods of different nodes travel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Mode {
     /// As they are, by the peer's address on a network that both nodes are attached to.
     #[default]

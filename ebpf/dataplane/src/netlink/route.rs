@@ -1,4 +1,4 @@
-//! Routes and neighbours of the node's own pair of devices.
+//! Routes and neighbours: of the node's own devices, and to pods of other nodes.
 
 use std::net::IpAddr;
 
@@ -8,8 +8,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-        RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+        RouteScope, RouteType,
     },
 };
 
@@ -19,7 +19,11 @@ use crate::error::{Error, Result};
 /// Protocol number of every route of ours: how they are told from others'.
 pub const PROTOCOL: u8 = 107;
 
-/// A route by the node's own pair.
+/// Metric of routes to pods of other nodes: one that somebody else keeps to the same network is neither replaced nor overruled, and ours
+/// are told from all the others by it.
+pub const PEER_METRIC: u32 = 1070;
+
+/// A route of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
@@ -30,6 +34,24 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Source address for the host's own packets.
     pub source: Option<IpAddr>,
+    /// MTU, where it is less than the device's.
+    pub mtu: Option<u32>,
+    /// Metric; `None` = the kernel's own choice.
+    pub metric: Option<u32>,
+}
+
+impl Route {
+    /// To what is on the link itself.
+    pub fn to(destination: IpNet, ifindex: u32) -> Self {
+        Self {
+            destination,
+            ifindex,
+            gateway: None,
+            source: None,
+            mtu: None,
+            metric: None,
+        }
+    }
 }
 
 impl Netlink {
@@ -56,6 +78,21 @@ impl Netlink {
 
     /// Routes of ours to single addresses by a gateway on this device.
     pub fn host_routes(&mut self, ifindex: u32) -> Result<Vec<IpAddr>> {
+        let routes = self.own_routes()?;
+        Ok(routes
+            .iter()
+            .filter_map(|route| host_route(route, ifindex))
+            .collect())
+    }
+
+    /// Routes of ours to pods of other nodes.
+    pub fn peer_routes(&mut self) -> Result<Vec<Route>> {
+        let routes = self.own_routes()?.into_iter();
+        Ok(routes.filter(|route| route.metric == Some(PEER_METRIC)).collect())
+    }
+
+    /// Every route of ours, of both families.
+    fn own_routes(&mut self) -> Result<Vec<Route>> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut filter = RouteMessage::default();
@@ -64,7 +101,7 @@ impl Netlink {
                 .dump(RouteNetlinkMessage::GetRoute(filter))
                 .map_err(Error::on("listing", "the routes"))?;
             found.extend(routes.iter().filter_map(|message| match message {
-                RouteNetlinkMessage::NewRoute(route) => host_route(route, ifindex),
+                RouteNetlinkMessage::NewRoute(route) => own_route(route),
                 _ => None,
             }));
         }
@@ -111,22 +148,49 @@ impl Netlink {
     }
 }
 
-/// Where to, if the route is one of ours to a single address by a gateway on the device.
-fn host_route(route: &RouteMessage, ifindex: u32) -> Option<IpAddr> {
-    let ours = route.header.protocol == RouteProtocol::Other(PROTOCOL);
-    let by = |wanted: &dyn Fn(&RouteAttribute) -> bool| route.attributes.iter().any(wanted);
-    let here = by(&|attribute| matches!(attribute, RouteAttribute::Oif(index) if *index == ifindex));
-    let gateway = by(&|attribute| matches!(attribute, RouteAttribute::Gateway(_)));
-    if !(ours && here && gateway) {
+/// Where to, if the route is to a single address by a gateway on the device.
+fn host_route(route: &Route, ifindex: u32) -> Option<IpAddr> {
+    let destination = route.destination;
+    let single = destination.prefix_len() == destination.max_prefix_len();
+    (route.ifindex == ifindex && route.gateway.is_some() && single).then(|| destination.addr())
+}
+
+/// The route, if it is one of ours.
+fn own_route(message: &RouteMessage) -> Option<Route> {
+    if message.header.protocol != RouteProtocol::Other(PROTOCOL) {
         return None;
     }
-    let destination = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+    let mut destination = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        _ => IpAddr::from([0; 16]),
+    };
+    let mut route = Route::to(IpNet::from(destination), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(to) => destination = address(to)?,
+            RouteAttribute::Oif(index) => route.ifindex = *index,
+            RouteAttribute::Gateway(by) => route.gateway = address(by),
+            RouteAttribute::PrefSource(from) => route.source = address(from),
+            RouteAttribute::Priority(metric) => route.metric = Some(*metric),
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    route.destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
+    Some(route)
+}
+
+fn address(wire: &RouteAddress) -> Option<IpAddr> {
+    match wire {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
         _ => None,
-    })?;
-    let whole = if destination.is_ipv4() { 32 } else { 128 };
-    (route.header.destination_prefix_length == whole).then_some(destination)
+    }
 }
 
 /// Metric and device of a default route of the main table.
@@ -169,6 +233,13 @@ fn message(route: &Route) -> RouteMessage {
     }
     if let Some(source) = route.source {
         message.attributes.push(RouteAttribute::PrefSource(wire(source)));
+    }
+    if let Some(metric) = route.metric {
+        message.attributes.push(RouteAttribute::Priority(metric));
+    }
+    if let Some(mtu) = route.mtu {
+        let metrics = vec![RouteMetric::Mtu(mtu)];
+        message.attributes.push(RouteAttribute::Metrics(metrics));
     }
     message
 }
