@@ -6,6 +6,7 @@
 //! | deployments | manifests loop | workload loop |
 //! | services | manifests loop | service loop (`clusterIP`, `nodePort`) |
 //! | endpoint slices | manifests loop (written by hand), service loop (from pods) | – |
+//! | peers | manifests loop | network loop |
 //! | config maps, secrets | manifests loop | – |
 //! | node | node loop, with what a manifest says of it | node loop |
 //! | events, manifest reports | whoever saw it | – |
@@ -24,7 +25,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use keelson_core::object::Key;
+use keelson_core::{network::peers::object::KeelsonPeer, object::Key};
 use tokio::sync::watch;
 
 /// Events kept for `keelson get events`.
@@ -41,6 +42,8 @@ pub struct Revisions {
     pub services: u64,
     /// EndpointSlices.
     pub endpoint_slices: u64,
+    /// Other nodes.
+    pub peers: u64,
     /// ConfigMaps.
     pub config_maps: u64,
     /// Secrets.
@@ -77,6 +80,8 @@ pub struct Objects {
     pub services: BTreeMap<Key, Arc<Service>>,
     /// EndpointSlices.
     pub endpoint_slices: BTreeMap<Key, Arc<EndpointSlice>>,
+    /// Other nodes, by name.
+    pub peers: BTreeMap<Key, Arc<KeelsonPeer>>,
     /// ConfigMaps.
     pub config_maps: BTreeMap<Key, Arc<ConfigMap>>,
     /// Secrets.

@@ -1,5 +1,6 @@
 //! Objects → rows of tables, as kubectl shows them.
 
+mod peer;
 pub mod pod;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use keelson_core::network::peers::object::KeelsonPeer;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -82,6 +84,7 @@ impl View {
                     "CONTAINER-RUNTIME",
                 ],
             ),
+            Resource::Peers => (&["NAME", "POD-CIDRS", "ADDRESSES", "REACHED", "AGE"], &[]),
             Resource::Namespaces => (&["NAME", "STATUS", "AGE"], &[]),
             Resource::Manifests => (&["FILE", "OBJECTS", "STATUS", "ERROR"], &[]),
         };
@@ -111,6 +114,7 @@ impl View {
             Resource::Secrets => secret(&read::<Secret>(object)?, now),
             Resource::Events => event(&read::<Event>(object)?, now, wide),
             Resource::Nodes => node(&read::<Node>(object)?, now, wide),
+            Resource::Peers => peer::row(&read::<KeelsonPeer>(object)?, now),
             Resource::Namespaces => vec![
                 super::client::text(object, "/metadata/name").to_owned(),
                 super::client::text(object, "/status/phase").to_owned(),

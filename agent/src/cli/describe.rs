@@ -173,6 +173,7 @@ pub fn page(resource: Resource, facts: &Facts<'_>) -> serde_json::Result<String>
         Resource::Secrets => other::secret(&mut page, &columns::read(facts.object)?),
         Resource::Nodes => other::node(&mut page, &columns::read(facts.object)?, facts.related, facts.now),
         Resource::Events => other::event(&mut page, &columns::read(facts.object)?),
+        Resource::Peers => other::peer(&mut page, &columns::read(facts.object)?),
         Resource::Namespaces => {
             page.field(0, "Name", text(facts.object, "/metadata/name"));
             page.field(0, "Status", text(facts.object, "/status/phase"));

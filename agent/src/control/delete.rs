@@ -139,6 +139,7 @@ pub fn metadata<'a>(objects: &'a Objects, resource: Resource, key: &Key) -> Opti
         Resource::EndpointSlices => objects.endpoint_slices.get(key).map(|one| &one.metadata),
         Resource::ConfigMaps => objects.config_maps.get(key).map(|one| &one.metadata),
         Resource::Secrets => objects.secrets.get(key).map(|one| &one.metadata),
+        Resource::Peers => objects.peers.get(key).map(|one| &one.metadata),
         Resource::Nodes => {
             let given = objects.given_node.as_ref();
             given

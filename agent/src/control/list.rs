@@ -63,6 +63,7 @@ impl Query {
             Resource::Secrets => revisions.secrets,
             Resource::Events => revisions.events,
             Resource::Nodes => revisions.node,
+            Resource::Peers => revisions.peers,
             Resource::Manifests => revisions.manifests,
             // Namespaces exist by being named, in files and by objects.
             Resource::Namespaces => return [revisions.manifests, revisions.pods],
@@ -89,6 +90,7 @@ impl Query {
                 let key = Key::new("", Key::of(&objects.node.metadata).name.as_str());
                 self.of(&BTreeMap::from([(key, Arc::clone(&objects.node))]))
             }
+            Resource::Peers => self.of(&objects.peers),
             Resource::Namespaces => self.made(namespaces(objects)),
             Resource::Manifests => self.made(manifests(objects)),
         }

@@ -23,6 +23,8 @@ pub enum Resource {
     Events,
     /// `v1 Node`
     Nodes,
+    /// `keelson.dev/v1 KeelsonPeer`
+    Peers,
     /// `v1 Namespace`
     Namespaces,
     /// Files of the folder of manifests.
@@ -31,7 +33,7 @@ pub enum Resource {
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Pods,
         Self::Deployments,
         Self::Services,
@@ -40,6 +42,7 @@ impl Resource {
         Self::Secrets,
         Self::Events,
         Self::Nodes,
+        Self::Peers,
         Self::Namespaces,
         Self::Manifests,
     ];
@@ -55,6 +58,7 @@ impl Resource {
             Self::Secrets => &["secrets", "secret"],
             Self::Events => &["events", "event", "ev"],
             Self::Nodes => &["nodes", "node", "no"],
+            Self::Peers => &["keelsonpeers", "keelsonpeer", "peers", "peer"],
             Self::Namespaces => &["namespaces", "namespace", "ns"],
             Self::Manifests => &["manifests", "manifest"],
         }
@@ -95,13 +99,17 @@ impl Resource {
         match self {
             Self::Deployments => "apps",
             Self::EndpointSlices => "discovery.k8s.io",
+            Self::Peers => "keelson.dev",
             _ => "",
         }
     }
 
     /// Whether its objects live in namespaces.
     pub fn namespaced(self) -> bool {
-        !matches!(self, Self::Nodes | Self::Namespaces | Self::Manifests)
+        !matches!(
+            self,
+            Self::Nodes | Self::Peers | Self::Namespaces | Self::Manifests
+        )
     }
 
     /// What manifests call it; `None` for what no manifest holds.
@@ -115,6 +123,7 @@ impl Resource {
             Self::Secrets => Kind::Secret,
             Self::Namespaces => Kind::Namespace,
             Self::Nodes => Kind::Node,
+            Self::Peers => Kind::KeelsonPeer,
             Self::Events | Self::Manifests => return None,
         })
     }
@@ -125,6 +134,7 @@ impl Resource {
             Kind::ConfigMap => Self::ConfigMaps,
             Kind::Deployment => Self::Deployments,
             Kind::EndpointSlice => Self::EndpointSlices,
+            Kind::KeelsonPeer => Self::Peers,
             Kind::Namespace => Self::Namespaces,
             Kind::Node => Self::Nodes,
             Kind::Pod => Self::Pods,

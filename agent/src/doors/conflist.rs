@@ -4,18 +4,19 @@ use std::{fs, io, path::Path};
 
 use anyhow::Context as _;
 use keelson_cni::conf::{PortRange, Settings};
-use keelson_dataplane::{NodeSettings, abi::SNAT_PORTS};
+use keelson_core::network::peers::Plan;
+use keelson_dataplane::abi::SNAT_PORTS;
 
 use crate::{config::Config, loops::network::NETWORK};
 
 /// The conflist's file: first by name, so that the runtime takes it.
 const CONFLIST: &str = "10-keelson.conflist";
 
-/// Write it whole, with what the dataplane was `told`, and only where it differs: every write makes the runtime load it again.
+/// Write it whole, with what follows from the `plan`, and only where it differs: every write makes the runtime load it again.
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn write(config: &Config, told: &NodeSettings) -> anyhow::Result<()> {
+pub fn write(config: &Config, plan: &Plan) -> anyhow::Result<()> {
     let (first, last) = config.node_port_range;
     let settings = Settings {
         service_cidr: Some(config.service_cidr),
@@ -30,13 +31,11 @@ pub fn write(config: &Config, told: &NodeSettings) -> anyhow::Result<()> {
         snat_ports: (config.snat_ports != SNAT_PORTS)
             .then_some(PortRange(config.snat_ports.0, config.snat_ports.1)),
         masquerade_all: config.masquerade_all,
-        mtu: told.mtu,
-        reserved: told
-            .between
-            .iter()
-            .filter_map(|between| between.tunnel.as_ref())
-            .flat_map(|tunnel| tunnel.addresses.clone())
-            .collect(),
+        mtu: plan.pod_mtu.unwrap_or(0),
+        reserved: plan
+            .tunnel
+            .as_ref()
+            .map_or_else(Vec::new, |tunnel| tunnel.addresses.clone()),
         ..Settings::new(config.pod_cidr)
     };
     let text = settings.conflist(NETWORK)?;
@@ -68,7 +67,7 @@ mod tests {
             cni_conf_dir: folder.clone(),
             ..Config::default()
         };
-        write(&config, &NodeSettings::default()).expect("write");
+        write(&config, &Plan::default()).expect("write");
         let path = folder.join(CONFLIST);
         let text = fs::read_to_string(&path).expect("read");
         assert!(
@@ -76,7 +75,7 @@ mod tests {
             "{text}"
         );
         let written = fs::metadata(&path).and_then(|m| m.modified()).expect("time");
-        write(&config, &NodeSettings::default()).expect("again");
+        write(&config, &Plan::default()).expect("again");
         assert_eq!(
             fs::metadata(&path).and_then(|m| m.modified()).expect("time"),
             written,

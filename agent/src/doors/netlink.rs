@@ -16,6 +16,7 @@ pub fn changes() -> std::io::Result<(Arc<Notify>, impl Future<Output = ()> + Sen
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
     ];
     let (connection, handle, mut messages) = new_multicast_connection(&groups)?;
     let notify = Arc::new(Notify::new());

@@ -1,8 +1,9 @@
 //! Network loop: the programs are loaded and current, uplinks are attached, the plugin finds its configuration, leaks are swept up.
 //!
-//! Observe: the kernel's devices (by its own news, and every `RELIST`), the runtime's sandboxes. Plan: `keelson_dataplane::node`
-//! for the node's values, `keelson_core::network` for what must not be, `keelson_cni::gc` for leaks. Apply: dataplane, conflist.
-//! Report: health, and to the other loops the maps and the node's addresses.
+//! Observe: the kernel's devices (by its own news, and every `RELIST`), the runtime's sandboxes, the peers. Plan:
+//! `keelson_dataplane::node` for the node's values, `keelson_core::network` for what must not be and for pods of other nodes,
+//! `keelson_cni::gc` for leaks. Apply: dataplane, conflist. Report: health, how each peer is reached, and to the other loops the maps
+//! and the node's addresses.
 
 pub mod between;
 
@@ -21,11 +22,12 @@ use keelson_cni::{
     netns, node,
     store::Deadline,
 };
-use keelson_core::network::{Networks, overlap};
+use keelson_core::network::{Networks, overlap, peers::Mode};
 use keelson_dataplane::{Dataplane, NodeSettings, Paths, Uplink};
 use tokio::{sync::Notify, task, time};
 use tracing::{debug, error, info, warn};
 
+use self::between::Told;
 use crate::{
     config::{Config, Part, PodNetwork},
     context::Context,
@@ -66,10 +68,12 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
 }
 
 async fn follow(ctx: &Context, changes: &Notify) {
+    let mut revisions = ctx.world.watch();
     let mut retry = RETRY_FIRST;
     let mut loaded: Option<Arc<Dataplane>> = None;
     let mut swept = Instant::now();
     loop {
+        let seen = *revisions.borrow_and_update();
         let wait = match round(ctx, &mut loaded).await {
             Ok(()) => {
                 retry = RETRY_FIRST;
@@ -91,6 +95,7 @@ async fn follow(ctx: &Context, changes: &Notify) {
         }
         tokio::select! {
             () = changes.notified() => time::sleep(DEBOUNCE).await,
+            () = between::concerned(&mut revisions, seen) => {}
             () = time::sleep(wait.min(RELIST)) => {}
         }
     }
@@ -108,7 +113,8 @@ async fn round(ctx: &Context, loaded: &mut Option<Arc<Dataplane>>) -> anyhow::Re
         .collect();
     ctx.network.publish_addresses(addresses);
     let (config, current) = (ctx.config.clone(), loaded.clone());
-    let told = told(&config, &uplinks);
+    let told = between::told(ctx, &uplinks);
+    let plan = told.plan.clone();
     let dataplane = task::spawn_blocking(move || ensure(&config, &told, current)).await??;
     if loaded.is_none() {
         info!(uplinks = ?uplinks.iter().map(|uplink| &uplink.name).collect::<Vec<_>>(), "dataplane ready");
@@ -117,6 +123,7 @@ async fn round(ctx: &Context, loaded: &mut Option<Arc<Dataplane>>) -> anyhow::Re
         ctx.metrics.set_source(Arc::new(Counters(dataplane.clone())));
         *loaded = Some(dataplane);
     }
+    between::report(ctx, &plan);
     Ok(())
 }
 
@@ -128,21 +135,10 @@ fn look(config: &Config) -> anyhow::Result<Vec<Uplink>> {
     Ok(uplinks)
 }
 
-/// What the dataplane and the plugin are told: as configured, and as follows from the peers.
-fn told(config: &Config, uplinks: &[Uplink]) -> NodeSettings {
-    let plan = between::plan(config, uplinks, &[]);
-    let mut settings = settings(config);
-    between::apply(config, &plan, &mut settings);
-    settings
-}
-
 /// Load or upgrade the first time, follow the devices from then on; the conflist comes last, since the runtime takes it as a sign
 /// that pods can be made.
-fn ensure(
-    config: &Config,
-    settings: &NodeSettings,
-    current: Option<Arc<Dataplane>>,
-) -> anyhow::Result<Arc<Dataplane>> {
+fn ensure(config: &Config, told: &Told, current: Option<Arc<Dataplane>>) -> anyhow::Result<Arc<Dataplane>> {
+    let settings = &told.settings;
     let dataplane = match current {
         Some(dataplane) => dataplane,
         None => {
@@ -154,7 +150,7 @@ fn ensure(
         .configure(settings)
         .context("following the node's devices")?;
     if config.part == Part::Node && config.pod_network == PodNetwork::Own {
-        conflist::write(config, settings)?;
+        conflist::write(config, &told.plan)?;
     }
     Ok(dataplane)
 }
@@ -162,8 +158,9 @@ fn ensure(
 fn check_networks(config: &Config, uplinks: &[Uplink]) -> anyhow::Result<()> {
     let (pods, services) = (config.all_pod_cidrs(), config.all_service_cidrs());
     let networks = Networks {
-        // Another plugin's bridge has an address of the pods' network, and should.
-        pods: if config.pod_network == PodNetwork::Own {
+        // Another plugin's bridge has an address of the pods' network, and should; and where the cloud routes, pods have
+        // addresses of the nodes' own network.
+        pods: if config.pod_network == PodNetwork::Own && config.pod_routing != Mode::Cloud {
             &pods
         } else {
             &[]

@@ -177,6 +177,7 @@ impl Dataplane {
             Ok((devices, uplinks))
         };
         let (_, uplinks) = observe(&mut netlink)?;
+        self.check_addresses(settings)?;
         let devices = uplinks.iter().map(|uplink| uplink.name.as_str());
         let before = Before::of(["lo"].into_iter().chain(devices));
         let done = host::ensure_pair(&mut netlink, settings, &uplinks)
@@ -212,6 +213,20 @@ impl Dataplane {
             between::set_routes(&mut netlink, between)?;
         }
         Ok(uplinks)
+    }
+
+    /// The node takes no address from a pod.
+    fn check_addresses(&self, settings: &NodeSettings) -> Result<()> {
+        let tunnel = settings
+            .between
+            .as_ref()
+            .and_then(|between| between.tunnel.as_ref());
+        for address in tunnel.into_iter().flat_map(|tunnel| &tunnel.addresses) {
+            if self.endpoint((*address).into())?.is_some() {
+                return Err(Error::AddressInUse(*address));
+            }
+        }
+        Ok(())
     }
 
     /// Make the host's routes to single addresses of Services exactly these; addresses inside the Service networks need none.

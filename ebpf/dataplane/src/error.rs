@@ -56,6 +56,9 @@ pub enum Error {
         /// Entries that fit.
         capacity: u32,
     },
+    /// An address that the node needs is a pod's.
+    #[error("{0} is to be the node's own address among its pods', and a pod has it: end that pod")]
+    AddressInUse(std::net::IpAddr),
     /// A system call failed.
     #[error("{operation} {object}: {source}")]
     System {

@@ -33,7 +33,7 @@ pub fn object(object: &mut Object, node_name: &str) {
         Object::Service(value) => service(value),
         Object::Secret(value) => secret(value),
         Object::EndpointSlice(value) => endpoint_slice(value),
-        Object::ConfigMap(_) | Object::Namespace(_) | Object::Node(_) => {}
+        Object::ConfigMap(_) | Object::KeelsonPeer(_) | Object::Namespace(_) | Object::Node(_) => {}
     }
 }
 

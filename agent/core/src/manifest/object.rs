@@ -3,6 +3,7 @@
 use std::fmt;
 
 use k8s_openapi::{
+    Resource,
     api::{
         apps::v1::Deployment,
         core::v1::{ConfigMap, Node, Pod, Secret, Service},
@@ -12,7 +13,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use crate::object::Key;
+use crate::{network::peers::object::KeelsonPeer, object::Key};
 
 /// Kinds that this version runs from manifests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +24,8 @@ pub enum Kind {
     Deployment,
     /// `discovery.k8s.io/v1 EndpointSlice`
     EndpointSlice,
+    /// `keelson.dev/v1 KeelsonPeer`: another node.
+    KeelsonPeer,
     /// `v1 Namespace`: accepted, since manifests often lead with one; a namespace exists by being named.
     Namespace,
     /// `v1 Node`: labels and taints of this node; of others nothing is taken.
@@ -37,10 +40,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, by name.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ConfigMap,
         Self::Deployment,
         Self::EndpointSlice,
+        Self::KeelsonPeer,
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -54,6 +58,7 @@ impl Kind {
             Self::ConfigMap => "ConfigMap",
             Self::Deployment => "Deployment",
             Self::EndpointSlice => "EndpointSlice",
+            Self::KeelsonPeer => "KeelsonPeer",
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::Pod => "Pod",
@@ -67,13 +72,14 @@ impl Kind {
         match self {
             Self::Deployment => "apps/v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::KeelsonPeer => KeelsonPeer::API_VERSION,
             _ => "v1",
         }
     }
 
     /// Whether its objects live in namespaces.
     pub fn namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(self, Self::KeelsonPeer | Self::Namespace | Self::Node)
     }
 
     /// Whether it is of use to an agent that runs no pods.
@@ -120,6 +126,8 @@ pub enum Object {
     Deployment(Deployment),
     /// Endpoints written by hand.
     EndpointSlice(EndpointSlice),
+    /// Another node.
+    KeelsonPeer(KeelsonPeer),
     /// A name for names; nothing more is kept of it.
     Namespace(ObjectMeta),
     /// What a user says of this node.
@@ -139,6 +147,7 @@ macro_rules! each {
             Object::ConfigMap($object) => $expression,
             Object::Deployment($object) => $expression,
             Object::EndpointSlice($object) => $expression,
+            Object::KeelsonPeer($object) => $expression,
             Object::Namespace($meta) => $namespace,
             Object::Node($object) => $expression,
             Object::Pod($object) => $expression,
@@ -155,6 +164,7 @@ impl Object {
             Self::ConfigMap(_) => Kind::ConfigMap,
             Self::Deployment(_) => Kind::Deployment,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::KeelsonPeer(_) => Kind::KeelsonPeer,
             Self::Namespace(_) => Kind::Namespace,
             Self::Node(_) => Kind::Node,
             Self::Pod(_) => Kind::Pod,
@@ -206,6 +216,7 @@ pub(super) fn typed(
         Kind::ConfigMap => Object::ConfigMap(deserialize(value)?),
         Kind::Deployment => Object::Deployment(deserialize(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(deserialize(value)?),
+        Kind::KeelsonPeer => Object::KeelsonPeer(deserialize(value)?),
         Kind::Namespace => {
             Object::Namespace(deserialize::<_, k8s_openapi::api::core::v1::Namespace>(value)?.metadata)
         }

@@ -610,3 +610,55 @@ fn a_taint_that_means_nothing_is_refused_by_name() {
         "{found:?}"
     );
 }
+
+#[test]
+fn another_node_is_named_with_its_pods_and_its_addresses() {
+    let peer = |spec: Value| json!({ "apiVersion": "keelson.dev/v1", "kind": "KeelsonPeer", "metadata": { "name": "b" }, "spec": spec });
+    let given = peer(
+        json!({ "podCIDRs": ["10.244.2.0/24", "fd00:2::/64"], "addresses": ["192.0.2.2", "2001:db8::2"] }),
+    );
+    let object = good(given.clone());
+    assert_eq!(object.id().to_string(), "KeelsonPeer default/b");
+    assert_eq!(object.metadata().namespace, None);
+    let mut shown = object.to_value().expect("serialises");
+    shown["metadata"]
+        .as_object_mut()
+        .expect("metadata")
+        .retain(|name, _| name == "name");
+    assert_eq!(shown, given);
+    assert_eq!(Object::from_value(given).expect("read back"), object);
+
+    let bad = json!({
+        "podCIDRs": ["10.244.2.1/24", "10.0.0.0/7"],
+        "addresses": ["192.0.2.2", "127.0.0.1", "fe80::1", "224.0.0.1", "::ffff:192.0.2.2"],
+    });
+    let found = faults(peer(bad));
+    let fields: Vec<&str> = found.iter().map(|(field, _)| field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.podCIDRs[0]",
+            "spec.podCIDRs[1]",
+            "spec.addresses[1]",
+            "spec.addresses[2]",
+            "spec.addresses[3]",
+            "spec.addresses[4]"
+        ],
+        "{found:?}"
+    );
+    for (spec, field) in [
+        (json!({ "addresses": ["192.0.2.2"] }), "spec.podCIDRs"),
+        (json!({ "podCIDRs": ["many"] }), "spec.podCIDRs[0]"),
+        (
+            json!({ "podCIDRs": ["10.244.2.0/24"], "gateway": "192.0.2.2" }),
+            "spec.gateway",
+        ),
+    ] {
+        let found = faults(peer(spec));
+        assert_eq!(
+            found.first().map(|(field, _)| field.as_str()),
+            Some(field),
+            "{found:?}"
+        );
+    }
+}

@@ -1,5 +1,6 @@
 //! What an object must fulfil to be run. Everything that is wrong is told, each with the path of its field.
 
+mod peer;
 mod service;
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -51,6 +52,7 @@ pub fn object(object: &Object, rules: &Rules) -> Vec<Fault> {
         Object::ConfigMap(value) => config_map(value, &mut faults),
         Object::Deployment(value) => deployment(value, &mut faults),
         Object::EndpointSlice(value) => endpoint_slice(value, &mut faults),
+        Object::KeelsonPeer(value) => peer::check(value, &mut faults),
         Object::Namespace(_) => {}
         Object::Node(value) => node(value, &mut faults),
         Object::Pod(value) => pod(value, rules, &mut faults),

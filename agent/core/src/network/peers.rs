@@ -3,6 +3,7 @@
 //! `plan(own, peers, mode)` says for each pod network of a peer by which way it is reached, whether there is to be a tunnel and with
 //! which MTU, and what cannot be, by name. What is refused of one peer changes nothing for another.
 
+pub mod object;
 mod refusal;
 #[cfg(test)]
 mod tests;

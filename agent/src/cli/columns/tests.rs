@@ -277,6 +277,12 @@ fn other_kinds_have_kubectls_columns() {
             "n1|NotReady,SchedulingDisabled|<none>|5m12s|v0.1.0|192.0.2.9|<none>|Debian|6.18|containerd://1.6.20",
         ),
         (
+            Resource::Peers,
+            json!({ "metadata": meta, "spec": { "podCIDRs": ["10.244.2.0/24"], "addresses": ["192.0.2.2", "192.0.2.3"] },
+                "status": { "routes": [{ "podCIDR": "10.244.2.0/24", "way": "Tunnel", "via": "192.0.2.2" }], "refused": ["why"] } }),
+            "x|10.244.2.0/24|192.0.2.2,192.0.2.3|Refused,Tunnel|5m12s",
+        ),
+        (
             Resource::Manifests,
             manifest(json!(["Pod default/a"]), json!([])),
             "web.yaml|Pod default/a|Good|",

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
+use keelson_core::network::peers::object::{KeelsonPeer, KeelsonPeerRoute};
 use serde_json::Value;
 
 use super::{Page, head, labels, time_of};
@@ -53,6 +54,23 @@ pub(super) fn secret(page: &mut Page, secret: &Secret) {
         page.field(0, key, format!("{} bytes", value.len()));
     }
     page.line(0, "");
+}
+
+pub(super) fn peer(page: &mut Page, peer: &KeelsonPeer) {
+    let list = |texts: Vec<String>| texts.join(", ");
+    head(page, &peer.metadata, false);
+    labels(page, &peer.metadata);
+    let pods = peer.spec.pod_cidrs.iter().map(ToString::to_string).collect();
+    page.field(0, "PodCIDRs", list(pods));
+    let addresses = peer.spec.addresses.iter().map(ToString::to_string).collect();
+    page.field(0, "Addresses", list(addresses));
+    let status = peer.status.clone().unwrap_or_default();
+    let route = |route: &KeelsonPeerRoute| {
+        let via = route.via.map(|via| format!(" {via}")).unwrap_or_default();
+        format!("{}: {}{via}", route.pod_cidr, route.way)
+    };
+    page.list(0, "Routes", status.routes.iter().map(route));
+    page.list(0, "Refused", status.refused);
 }
 
 pub(super) fn node(page: &mut Page, node: &Node, pods: &[Value], now: Timestamp) {

@@ -14,6 +14,7 @@ use keelson_core::{
         object::{Id, Kind, Object},
         plan::{PodStep, Running, RunningSet, pod_step, renew, with_allocations},
     },
+    network::peers::object::KeelsonPeer,
     object::Key,
 };
 use uuid::Uuid;
@@ -118,6 +119,14 @@ fn place(objects: &mut Objects, key: &Key, running: &mut Running, now: Timestamp
                 &mut revisions.endpoint_slices,
             );
         }
+        Object::KeelsonPeer(wanted) => {
+            let status = objects.peers.get(key).and_then(|there| there.status.clone());
+            let peer = KeelsonPeer {
+                status,
+                ..wanted.clone()
+            };
+            put(&mut objects.peers, key, peer, &mut revisions.peers);
+        }
         Object::Namespace(_) => {}
         // Of other nodes nothing is kept.
         Object::Node(wanted) if wanted.metadata.name == objects.node.metadata.name => {
@@ -176,6 +185,7 @@ fn remove(objects: &mut Objects, id: &Id, metadata: &ObjectMeta, now: Timestamp)
             uid,
             &mut revisions.endpoint_slices,
         ),
+        Kind::KeelsonPeer => take(&mut objects.peers, key, uid, &mut revisions.peers),
         Kind::Namespace => {}
         Kind::Node => {
             let given = objects.given_node.as_ref();
