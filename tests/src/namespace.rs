@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
 /// A namespace (network, and mounts where asked for) that lives as long as this value.
+#[derive(Debug)]
 pub struct Namespace {
     anchor: Child,
     mounts: bool,

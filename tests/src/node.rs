@@ -7,15 +7,20 @@
 //! The node has its own mounts: tmpfs on /run, /var/lib and /var/log, bpffs on /sys/fs/bpf; the machine's cgroup mounts are kept. Everything
 //! that runs for it is below one cgroup path.
 
+pub mod cluster;
 pub mod containerd;
 pub mod objects;
 
 use std::{
     fs::{self, File},
+    net::Ipv4Addr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -49,6 +54,36 @@ pub struct Options {
     pub binaries: Option<PathBuf>,
     /// Name of its folder and cgroup; `None` = one that no other node has.
     pub name: Option<String>,
+    /// Where it is among others.
+    pub place: Place,
+    /// What connects it with others and is their client; `None` = a client of its own.
+    pub outside: Option<Arc<Namespace>>,
+}
+
+/// Which node of several, and on which of their networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Counted from 1.
+    pub number: u8,
+    /// Third byte of its address.
+    pub network: u8,
+}
+
+impl Place {
+    /// The node's address.
+    pub fn address(self) -> Ipv4Addr {
+        Ipv4Addr::new(192, 168, self.network, self.number)
+    }
+
+    /// Its pods' network.
+    pub fn pod_cidr(self) -> String {
+        format!("10.244.{}.0/24", self.number - 1)
+    }
+
+    /// Its name.
+    pub fn name(self) -> String {
+        format!("node-{}", self.number)
+    }
 }
 
 impl Default for Options {
@@ -59,6 +94,11 @@ impl Default for Options {
             images: vec!["busybox", "echo"],
             binaries: None,
             name: None,
+            place: Place {
+                number: 1,
+                network: 50,
+            },
+            outside: None,
         }
     }
 }
@@ -68,7 +108,7 @@ pub struct Node {
     folder: PathBuf,
     cgroup: Cgroup,
     namespace: Namespace,
-    client: Namespace,
+    client: Arc<Namespace>,
     containerd: Option<Child>,
     agent: Option<Child>,
     options: Options,
@@ -83,12 +123,7 @@ impl Node {
 
     /// Make it, and wait until containerd (and the agent) serve.
     pub fn start(options: Options) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = options
-            .name
-            .clone()
-            .unwrap_or_else(|| format!("keelson-test-{}-{number}", std::process::id()));
+        let name = options.name.clone().unwrap_or_else(|| new_name("test"));
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder)?;
         let cgroup = Cgroup::create(&format!("/{name}"))?;
@@ -96,7 +131,10 @@ impl Node {
              mount -t bpf bpf /sys/fs/bpf; mkdir -p /run/netns /var/lib/cni /run/cni/bin /run/cni/net.d /var/lib/keelson/images;";
         let enter = cgroup.enter_line("system")?;
         let namespace = Namespace::new("node", true, &format!("{enter} {mounts}"))?;
-        let client = Namespace::new("client", false, &enter)?;
+        let client = match &options.outside {
+            Some(outside) => Arc::clone(outside),
+            None => Arc::new(Namespace::new("client", false, &enter)?),
+        };
         let mut node = Self {
             folder,
             cgroup,
@@ -122,12 +160,28 @@ impl Node {
     }
 
     fn wire(&self) -> Result<()> {
+        if self.options.outside.is_some() {
+            return self.wire_among_others();
+        }
         self.namespace.wire("up0", &self.client, "c0")?;
         self.namespace.sh(&format!(
             "ip addr add {NODE_IP}/24 dev up0; ip route add default via {CLIENT_IP}"
         ))?;
         self.client.sh(&format!(
             "ip addr add {CLIENT_IP}/24 dev c0; ip addr add {OUTSIDE_IP}/32 dev lo"
+        ))?;
+        Ok(())
+    }
+
+    fn wire_among_others(&self) -> Result<()> {
+        let Place { number, network } = self.options.place;
+        let port = format!("n{number}");
+        self.namespace.wire("up0", &self.client, &port)?;
+        self.client
+            .run("ip", &["link", "set", &port, "master", &format!("br{network}")])?;
+        self.namespace.sh(&format!(
+            "ip addr add {}/24 dev up0; ip route add default via 192.168.{network}.9",
+            self.address()
         ))?;
         Ok(())
     }
@@ -164,9 +218,15 @@ impl Node {
     }
 
     fn configuration(&self) -> String {
+        let place = self.options.place;
+        let pods = match place.number {
+            1 => String::new(),
+            _ => format!("podCIDR: {}\n", place.pod_cidr()),
+        };
         format!(
-            "apiVersion: keelson.dev/v1\nkind: KeelsonConfiguration\nnodeName: node-1\nmanifests: {}\ncgroupParent: {}\n\
-             cniConfDir: /run/cni/net.d\ncniBinDir: /run/cni/bin\n{}",
+            "apiVersion: keelson.dev/v1\nkind: KeelsonConfiguration\nnodeName: {}\nmanifests: {}\ncgroupParent: {}\n\
+             cniConfDir: /run/cni/net.d\ncniBinDir: /run/cni/bin\n{pods}{}",
+            place.name(),
             self.manifests().display(),
             self.cgroup.path(),
             self.options.config
@@ -189,6 +249,16 @@ impl Node {
     /// The node's folder on the machine: logs, configuration.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.options.place.address()
+    }
+
+    /// Where it is among others.
+    pub fn place(&self) -> Place {
+        self.options.place
     }
 
     /// The node's namespaces.
@@ -317,6 +387,13 @@ impl Drop for Node {
             eprintln!("taking the node down: {error:#}");
         }
     }
+}
+
+/// A name that nobody else has.
+fn new_name(label: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("keelson-{label}-{}-{number}", std::process::id())
 }
 
 fn spawn(mut command: Command, log: File) -> Result<Child> {

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{NODE_IP, Node};
+use super::Node;
 use crate::{http, namespace};
 
 /// Pods become ready within this time, or the test fails.
@@ -81,7 +81,7 @@ impl Node {
         let port = object["spec"]["ports"][0]["nodePort"]
             .as_u64()
             .context("it has no nodePort yet")?;
-        Ok(format!("{NODE_IP}:{port}").parse()?)
+        Ok(SocketAddr::from((self.address(), u16::try_from(port)?)))
     }
 
     /// The cluster address of a Service with its first port.
