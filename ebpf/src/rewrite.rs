@@ -4,12 +4,13 @@
 //! helpers come last.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_l4_csum_replace};
+use aya_ebpf::helpers::{bpf_csum_update, bpf_get_prandom_u32, bpf_l4_csum_replace};
 use keelson_abi::{Addr, FlowKey};
 
 use crate::crc32c;
 use crate::packet::{
-    DF_BE, ETH, ICMP, ICMPV6, Ipv4, Ipv6, KIND_ERROR, KIND_FLOW, SCTP, Skb, TCP, UDP, Work, at, is_icmp,
+    DF_BE, ETH, ICMP, ICMPV6, Ipv4, Ipv6, KIND_ERROR, KIND_FLOW, KIND_FRAGMENT, SCTP, Skb, TCP, UDP, Work,
+    at, is_icmp,
 };
 
 /// Sum of what changed, in the one's complement arithmetic of Internet checksums.
@@ -130,11 +131,29 @@ fn header_v6(skb: Skb, work: &Work, hop: u32) -> bool {
     };
     // SAFETY: `at` checked the bounds, and no helper is called while the reference lives.
     let header = unsafe { &mut *header };
+    let mut difference = Difference(0);
+    if work.kind == KIND_FRAGMENT {
+        // In all others the checksum behind the header makes up for the addresses.
+        difference = difference
+            .address(&work.key.src, &work.to.src)
+            .address(&work.key.dst, &work.to.dst);
+    }
     header.src = work.to.src.0;
     header.dst = work.to.dst.0;
     if hop != 0 {
-        header.hop_limit = header.hop_limit.wrapping_sub(1);
+        // The hop limit shares its half word with the next header.
+        let next = u16::from(header.next);
+        let hops = header.hop_limit.wrapping_sub(1);
+        difference = difference.half(
+            next | u16::from(header.hop_limit) << 8,
+            next | u16::from(hops) << 8,
+        );
+        header.hop_limit = hops;
     }
+    // Where the device has summed up the whole packet, its sum must go along: a wrong one has the packet dropped. Elsewhere there
+    // is none, and the call says so.
+    // SAFETY: the context is valid.
+    unsafe { bpf_csum_update(skb, difference.fold32() as u32) };
     true
 }
 

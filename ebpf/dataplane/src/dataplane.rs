@@ -27,7 +27,7 @@ use crate::{
     node::{self, NodeSettings, Uplink},
     object,
     paths::{self, Generation, Paths},
-    prefix::PrefixMap,
+    prefix::{self, PrefixMap},
     services::ServiceTables,
     settings::Before,
     sys,
@@ -247,6 +247,15 @@ impl Dataplane {
     /// Write the node's values, whole.
     pub fn set_node(&self, config: &NodeConfig) -> Result<()> {
         NodeMap::open(&self.generation)?.set(config)
+    }
+
+    /// The networks as the programs know them.
+    pub fn prefixes(&self) -> Result<Vec<(IpNet, Prefix)>> {
+        let listed = PrefixMap::open(&self.generation)?.list()?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|((length, bytes), prefix)| Some((prefix::network(length, bytes)?, prefix)))
+            .collect())
     }
 
     /// Make the prefixes exactly these.

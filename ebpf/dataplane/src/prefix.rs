@@ -1,6 +1,10 @@
 //! The `prefix` map: networks as the programs see them, IPv4 as v4-mapped.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    path::Path,
+};
 
 use aya::maps::{LpmTrie, Map, MapData, lpm_trie::Key};
 use ipnet::IpNet;
@@ -89,6 +93,16 @@ fn key(net: IpNet) -> (u32, [u8; 16]) {
     (u32::from(net.prefix_len()) + extra, bytes)
 }
 
+/// The network behind a key.
+pub fn network(length: u32, bytes: [u8; 16]) -> Option<IpNet> {
+    let address = Ipv6Addr::from(bytes);
+    let (address, extra) = match address.to_ipv4_mapped() {
+        Some(address) if length >= 96 => (IpAddr::V4(address), 96),
+        _ => (IpAddr::V6(address), 0),
+    };
+    IpNet::new(address, (length - extra).try_into().ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +112,16 @@ mod tests {
         let (length, bytes) = key("10.244.0.0/24".parse().expect("CIDR"));
         assert_eq!(length, 120);
         assert_eq!(bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 244, 0, 0]);
+        for text in [
+            "10.244.0.0/24",
+            "0.0.0.0/0",
+            "fd00:1::/64",
+            "::/0",
+            "192.0.2.1/32",
+        ] {
+            let net: IpNet = text.parse().expect("CIDR");
+            let (length, bytes) = key(net);
+            assert_eq!(network(length, bytes), Some(net));
+        }
     }
 }

@@ -15,16 +15,20 @@ use std::{
     },
 };
 
+use ipnet::IpNet;
 use keelson::{
     config::Config,
     loops::network::{between, settings},
 };
 use keelson_core::network::peers::{Mode, Peer, Plan};
-use keelson_dataplane::{Dataplane, NodeSettings, abi::Addr};
+use keelson_dataplane::{
+    Dataplane, NodeSettings,
+    abi::{Addr, Prefix},
+};
 
 use crate::{
     room::Room,
-    topology::{TCP, To, UDP, load, put_backends, put_frontends, six, wire_pod},
+    topology::{TCP, To, UDP, load, paths, put_backends, put_frontends, six, wire_pod},
 };
 
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 9);
@@ -64,8 +68,7 @@ pub struct Member {
 pub struct Cluster {
     pub nodes: [Member; 3],
     pub client: Room,
-    /// Held open: the namespace ends with its room.
-    _router: Room,
+    pub router: Room,
     services: AtomicU32,
 }
 
@@ -138,14 +141,67 @@ impl Member {
         four.into_iter().chain([IpAddr::V6(six(address))]).collect()
     }
 
+    pub fn has_v4(&self) -> bool {
+        self.peer().addresses.iter().any(IpAddr::is_ipv4)
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Plans and applies what these peers make of the node.
     pub fn follow(&self, peers: &[Peer]) -> Plan {
-        let (plan, settings) = planned(&self.room, &self.config, peers);
-        let dataplane = Arc::clone(&self.dataplane);
-        self.room
-            .run(move || dataplane.configure(&settings).map(drop))
-            .expect("configured");
+        self.follow_as(&self.config, peers)
+    }
+
+    /// The same with another configuration.
+    pub fn follow_as(&self, config: &Config, peers: &[Peer]) -> Plan {
+        let (plan, settings) = planned(&self.room, config, peers);
+        self.configure(settings);
         plan
+    }
+
+    /// What the plugin does where no agent runs.
+    pub fn as_the_plugin(&self) {
+        let mut settings = settings(&self.config);
+        settings.mtu = self.mtu;
+        self.configure(settings);
+    }
+
+    fn configure(&self, settings: NodeSettings) {
+        self.with(move |dataplane| dataplane.configure(&settings).map(drop))
+            .expect("configured");
+    }
+
+    /// Networks as the programs know them.
+    pub fn prefixes(&self) -> Vec<(IpNet, Prefix)> {
+        self.with(|dataplane| dataplane.prefixes().expect("prefixes"))
+    }
+
+    pub fn remove_all(&self) {
+        self.room
+            .run(|| Dataplane::remove_all(&paths()).expect("removed"));
+    }
+
+    /// As `keelson proxy --cleanup` does, once the pods are gone.
+    pub fn clean_up(&self) {
+        self.with(|dataplane| {
+            for (address, _) in dataplane.endpoints().expect("endpoints") {
+                dataplane.remove_endpoint(address).expect("removed");
+            }
+        });
+        self.room
+            .run(|| Dataplane::clean_up(&paths()).map(drop).expect("cleaned"));
+    }
+
+    fn with<T: Send + 'static>(&self, job: impl FnOnce(&Dataplane) -> T + Send + 'static) -> T {
+        let dataplane = Arc::clone(&self.dataplane);
+        self.room.run(move || job(&dataplane))
+    }
+
+    /// Value of a counter.
+    pub fn counter(&self, index: u32) -> u64 {
+        self.with(move |dataplane| dataplane.counters().expect("counters")[index as usize])
     }
 
     pub fn pod_address(&self) -> Ipv4Addr {
@@ -224,7 +280,7 @@ impl Cluster {
         Self {
             nodes,
             client,
-            _router: router,
+            router,
             services: AtomicU32::new(1),
         }
     }

@@ -189,23 +189,28 @@ impl Topology {
     }
 }
 
+/// Where a node's dataplane lives, in its namespaces.
+pub fn paths() -> Paths {
+    let base = PathBuf::from("/run");
+    Paths {
+        bpffs: base.join("bpf"),
+        run: base.join("keelson"),
+    }
+}
+
 /// Loads the programs in a node's namespaces.
 pub fn load(node: &Room, settings: NodeSettings) -> Arc<Dataplane> {
     node.run(move || {
         // A bpffs and a folder for the lock that vanish with the namespace.
-        let base = PathBuf::from("/run");
         mount(
             Some("tmpfs"),
-            &base,
+            "/run",
             Some("tmpfs"),
             MsFlags::empty(),
             None::<&str>,
         )
         .expect("tmpfs");
-        let paths = Paths {
-            bpffs: base.join("bpf"),
-            run: base.join("keelson"),
-        };
+        let paths = paths();
         std::fs::create_dir_all(&paths.run).expect("folder");
         std::fs::create_dir_all(&paths.bpffs).expect("folder");
         Arc::new(Dataplane::ensure(&paths, &settings).expect("dataplane"))
