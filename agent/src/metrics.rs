@@ -6,6 +6,7 @@
 mod dataplane;
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -27,6 +28,11 @@ struct ByCode {
     code: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
 /// What a change of Services or EndpointSlices is made of.
 #[derive(Clone, Debug)]
 struct Changes {
@@ -44,6 +50,7 @@ pub struct Metrics {
     programming_seconds: Histogram,
     endpoint_changes: Changes,
     service_changes: Changes,
+    takeover: Family<ByResult, Counter>,
     healthz: Family<ByCode, Counter>,
     livez: Family<ByCode, Counter>,
     dataplane: dataplane::Collector,
@@ -89,6 +96,12 @@ impl Default for Metrics {
         let (healthz, livez) = (Family::default(), Family::default());
         proxy.register("proxy_healthz", "Answers of /healthz", healthz.clone());
         proxy.register("proxy_livez", "Answers of /livez", livez.clone());
+        let takeover = Family::default();
+        registry.register(
+            "keelson_takeover_connections",
+            "Connections of another proxy found at the first start, by what became of them",
+            takeover.clone(),
+        );
         let dataplane = dataplane::Collector::default();
         registry.register_collector(Box::new(dataplane.clone()));
         Self {
@@ -97,6 +110,7 @@ impl Default for Metrics {
             last_sync,
             last_queued,
             programming_seconds,
+            takeover,
             endpoint_changes,
             service_changes,
             healthz,
@@ -173,6 +187,19 @@ impl Metrics {
         let since = Timestamp::now().duration_since(triggered).as_secs_f64();
         // Clocks of the nodes differ a little.
         self.programming_seconds.observe(since.max(0.0));
+    }
+
+    /// Connections of another proxy were found: so many go on, the others were left to the kernel for these reasons.
+    pub fn taken_over(&self, taken: usize, left: &BTreeMap<&'static str, usize>) {
+        for (result, count) in left
+            .iter()
+            .map(|(reason, count)| (*reason, *count))
+            .chain([("taken-over", taken)])
+        {
+            self.takeover
+                .get_or_create(&ByResult { result })
+                .inc_by(count as u64);
+        }
     }
 
     /// `/healthz` answered.

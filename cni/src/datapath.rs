@@ -127,6 +127,7 @@ fn node_settings(settings: &Settings) -> NodeSettings {
         node_address: settings.node_address,
         // The agent's to say.
         between: None,
+        take_over: false,
     }
 }
 

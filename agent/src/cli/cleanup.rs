@@ -34,6 +34,19 @@ fn told(removed: &Removed) -> String {
     } else {
         line("nothing was loaded");
     }
+    let back = &removed.handed_back;
+    if back.given > 0 {
+        line(&format!(
+            "{} connections handed to the kernel's connection tracker",
+            back.given
+        ));
+    }
+    for (reason, count) in &back.kept {
+        line(&format!("{count} connections not handed over: {reason}"));
+    }
+    for failure in &back.failures {
+        line(failure);
+    }
     for setting in &removed.settings {
         line(setting);
     }

@@ -12,7 +12,7 @@ use keelson_core::service::{
     health::HealthChecks,
     plan::{Gone, Observed, Write},
 };
-use keelson_dataplane::{BatchMap, Dataplane, Plain};
+use keelson_dataplane::{BatchMap, Dataplane, Plain, TakenOver};
 use tokio::sync::watch;
 
 use super::programs::Programs;
@@ -27,6 +27,9 @@ pub trait ServiceMaps: Send + Sync {
     fn forget(&self, gone: &BTreeSet<Gone>, affinity: &BTreeSet<u32>) -> anyhow::Result<()>;
     /// Routes of the host to these addresses, by way of the dataplane; those of earlier ones go.
     fn set_routes(&self, addresses: &[IpAddr]) -> anyhow::Result<()>;
+    /// Services are programmed: from now on packets are the programs', with the connections that another proxy has made. `None`:
+    /// they have been since before.
+    fn take_over(&self) -> anyhow::Result<Option<TakenOver>>;
 }
 
 impl ServiceMaps for Dataplane {
@@ -119,6 +122,10 @@ impl ServiceMaps for Dataplane {
 
     fn set_routes(&self, addresses: &[IpAddr]) -> anyhow::Result<()> {
         Ok(self.set_host_routes(addresses)?)
+    }
+
+    fn take_over(&self) -> anyhow::Result<Option<TakenOver>> {
+        Ok(self.take_over()?)
     }
 }
 

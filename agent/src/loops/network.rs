@@ -195,6 +195,8 @@ pub fn settings(config: &Config) -> NodeSettings {
         node_address: config.node_address,
         snat_ports: config.snat_ports,
         masquerade_all: config.masquerade_all,
+        // A node that Keelson runs alone has no connections of another proxy: its pods are new.
+        take_over: config.part == Part::Proxy,
         // Another plugin's pods leave as that plugin has it.
         snat_pods: config.pod_network == PodNetwork::Own,
         ..NodeSettings::default()

@@ -9,9 +9,11 @@
 //! |---|---|
 //! | `allocation` | addresses and ports of Services, slices of pods (not for `keelson proxy`: its objects carry both) |
 //! | `changes` | which objects changed |
+//! | `takeover` | connections of the proxy that was here before |
 
 mod allocation;
 mod changes;
+mod takeover;
 
 use std::{
     collections::BTreeMap,
@@ -274,6 +276,7 @@ impl ServiceLoop {
         }
         maps.write(&plan.writes)?;
         self.route(maps)?;
+        takeover::run(&self.ctx, maps)?;
         self.count(started.elapsed(), plan.writes.len());
         // The programs choose anew by themselves: nobody waits for this.
         maps.forget(&plan.gone, &plan.forget_affinity)

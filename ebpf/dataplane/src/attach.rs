@@ -109,6 +109,11 @@ pub fn links_are_settled(generation: &Generation, wanted: &[Attachment]) -> bool
         })
 }
 
+/// Whether any device has run a program of this generation.
+pub fn has_links(generation: &Generation) -> bool {
+    fs::read_dir(generation.links()).is_ok_and(|mut pins| pins.next().is_some())
+}
+
 fn ensure_link(generation: &Generation, attachment: &Attachment) -> Result<()> {
     let Attachment {
         ifindex,

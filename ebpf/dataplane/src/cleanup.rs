@@ -15,6 +15,7 @@ use crate::{
     netlink::Netlink,
     paths::{self, Generation, Paths},
     settings,
+    takeover::{self, HandedBack},
 };
 
 /// What a clean-up did.
@@ -26,11 +27,24 @@ pub struct Removed {
     pub kept_pods: usize,
     /// What happened to the kernel's settings, for people.
     pub settings: Vec<String>,
+    /// Connections that the kernel carries on, for the proxy that comes next.
+    pub handed_back: HandedBack,
 }
 
 impl Dataplane {
+    /// Write every live connection to the kernel's connection tracker, for the proxy that comes next; the first thing that a
+    /// clean-up does. What is to follow at once is that the programs go.
+    pub fn hand_back(paths: &Paths) -> Result<HandedBack> {
+        Ok(match Generation::current(paths)? {
+            Some(generation) => takeover::hand_back(&generation),
+            None => HandedBack::default(),
+        })
+    }
+
     /// Take away what carries Services, and all the rest unless pods of our own plugin live on it: programs, maps, links,
-    /// devices with their routes; the kernel's settings become what they were. Traffic of Services ends.
+    /// devices with their routes; the kernel's settings become what they were. New connections to Services find nobody but the
+    /// proxy that comes next; those that live are handed to the kernel's connection tracker first, so that with such a proxy's rules
+    /// they go on.
     pub fn clean_up(paths: &Paths) -> Result<Removed> {
         let _lock = Lock::take(&paths.lock())?;
         let generation = Generation::current(paths)?;
@@ -43,10 +57,11 @@ impl Dataplane {
                 return Ok(Removed {
                     loaded: true,
                     kept_pods: pods,
-                    settings: Vec::new(),
+                    ..Removed::default()
                 });
             }
         }
+        let handed_back = Self::hand_back(paths)?;
         paths::remove_tree(&paths.root())?;
         let mut netlink = Netlink::open()?;
         between::remove(&mut netlink)?;
@@ -55,6 +70,7 @@ impl Dataplane {
             loaded: generation.is_some(),
             kept_pods: 0,
             settings: settings::restore(paths)?,
+            handed_back,
         })
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     services::ServiceTables,
     settings::Before,
     sys,
+    takeover::{self, TakenOver},
     test_run::{self, TestContext, TestOutput},
 };
 
@@ -43,6 +44,8 @@ pub struct Dataplane {
     backends: Lazy<BackendKey, BackendBlock>,
     flows: Lazy<FlowKey, Flow>,
     services: Mutex<Option<Arc<ServiceTables>>>,
+    /// Nothing is attached to devices before connections were taken over; with what it is to be attached then.
+    held: Mutex<Option<NodeSettings>>,
 }
 
 type Lazy<K, V> = Mutex<Option<Table<K, V>>>;
@@ -76,6 +79,8 @@ impl Dataplane {
 
     /// As `ensure`, and then this build's programs run: over the same maps where the layout is the same, else in a new
     /// generation that takes over endpoints and node. Connections go on in the first case, flows start anew in the second.
+    ///
+    /// Where no program has run yet and the settings say so, devices get their programs only with [`Self::take_over`].
     pub fn upgrade(paths: &Paths, settings: &NodeSettings) -> Result<Self> {
         let _lock = Lock::take(&paths.lock())?;
         mount_bpffs(&paths.bpffs)?;
@@ -91,9 +96,18 @@ impl Dataplane {
             }
             previous => load::new_generation(paths, previous.as_ref())?,
         };
+        let first = settings.take_over
+            && current
+                .as_ref()
+                .is_none_or(|generation| !attach::has_links(generation));
         let dataplane = Self::new(paths, generation);
+        if first {
+            dataplane.hold(settings);
+        }
         dataplane.configure_locked(settings)?;
-        attach::set_block_filters(&dataplane.generation, &mut Netlink::open()?, Existing::Replace)?;
+        if !first {
+            attach::set_block_filters(&dataplane.generation, &mut Netlink::open()?, Existing::Replace)?;
+        }
         load::make_current(paths, &dataplane.generation)?;
         load::remove_old_builds(&dataplane.generation)?;
         load::remove_old_generations(paths, &dataplane.generation)?;
@@ -118,6 +132,7 @@ impl Dataplane {
             backends: Mutex::new(None),
             flows: Mutex::new(None),
             services: Mutex::new(None),
+            held: Mutex::new(None),
         }
     }
 
@@ -133,6 +148,9 @@ impl Dataplane {
 
     /// After a link was bound: make sure that the programs are on the blocks. A few tens of microseconds where they are.
     pub fn ensure_block_filters(&self) -> Result<()> {
+        if self.is_held() {
+            return Ok(());
+        }
         attach::set_block_filters(&self.generation, &mut Netlink::open()?, Existing::Keep).map(drop)
     }
 
@@ -204,10 +222,14 @@ impl Dataplane {
         }
         let prefixes = node::prefixes(settings, &uplinks, &devices);
         PrefixMap::open(&self.generation)?.set(&prefixes, settings.between.is_none())?;
-        attach::sync_links(
-            &self.generation,
-            &attach::wanted(&uplinks, config.keelson1_ifindex, config.tunnel_ifindex),
-        )?;
+        if self.is_held() {
+            self.hold(settings);
+        } else {
+            attach::sync_links(
+                &self.generation,
+                &attach::wanted(&uplinks, config.keelson1_ifindex, config.tunnel_ifindex),
+            )?;
+        }
         // Traffic comes once everything is there that carries it.
         if let Some(between) = &settings.between {
             between::set_routes(&mut netlink, between)?;
@@ -227,6 +249,35 @@ impl Dataplane {
             }
         }
         Ok(())
+    }
+
+    fn hold(&self, settings: &NodeSettings) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings.clone());
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The maps of Services are written for the first time: take over the connections of the proxy that was here before, and
+    /// attach the programs. `None`: they are attached already.
+    pub fn take_over(&self) -> Result<Option<TakenOver>> {
+        let held = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = Lock::take(&self.paths.lock())?;
+        let Some(settings) = held().clone() else {
+            return Ok(None);
+        };
+        let attach = || {
+            *held() = None;
+            let done = self.configure_locked(&settings).and_then(|_| {
+                attach::set_block_filters(&self.generation, &mut Netlink::open()?, Existing::Replace)
+            });
+            if done.is_err() {
+                *held() = Some(settings.clone());
+            }
+            done.map(drop)
+        };
+        takeover::run(self, attach).map(Some)
     }
 
     /// Make the host's routes to single addresses of Services exactly these; addresses inside the Service networks need none.

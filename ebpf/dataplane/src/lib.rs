@@ -11,6 +11,7 @@
 //! | `maps`, `prefix` | typed maps, layouts checked before use |
 //! | `settings`, `cleanup` | what the kernel's settings were, and taking everything away again |
 //! | `services`, `batch` | the Service maps, many entries per call |
+//! | `takeover`, `conntrack`, `flows` | connections that another service proxy has made, and that one is to carry on |
 //! | `explain`, `test_run` | programs run on packets of one's own, dry or not |
 //! | `fill`, `drops` | how full the maps are, without walking them; which packets are dropped |
 //! | `sys` | the few `bpf(2)` calls that aya lacks |
@@ -21,11 +22,13 @@ mod attach;
 mod batch;
 mod between;
 mod cleanup;
+mod conntrack;
 mod dataplane;
 mod drops;
 mod error;
 mod explain;
 mod fill;
+mod flows;
 mod host;
 mod load;
 mod lock;
@@ -39,6 +42,7 @@ mod services;
 mod settings;
 mod sys;
 mod sysctl;
+mod takeover;
 mod test_run;
 
 /// What keys and values of maps are: plain data.
@@ -54,4 +58,5 @@ pub use keelson_abi as abi;
 pub use node::{NodeSettings, Uplink};
 pub use paths::{Generation, Paths};
 pub use services::ServiceTables;
+pub use takeover::{HandedBack, TakenOver};
 pub use test_run::{TestContext, TestOutput, run_program};

@@ -10,8 +10,9 @@ use aya::{
 use keelson_abi::{
     Addr, Affinity, AffinityKey, BackendBlock, BackendKey, COUNTERS, Endpoint, Flow, FlowKey, Frontend,
     FrontendKey, HostPort, HostPortKey, MAP_AFFINITY, MAP_BACKEND, MAP_COUNTER, MAP_ENDPOINT, MAP_FLOW,
-    MAP_FRONTEND, MAP_HOSTPORT, MAP_MAGLEV, MAP_MEMBER, MAP_NODE, MAP_PREFIX, MAP_SOURCE_RANGE, MAP_TRACE,
-    MaglevBlock, MaglevKey, Member, MemberKey, NodeConfig, Prefix, PrefixKey, SourceRangeKey, Trace,
+    MAP_FLOW_CURSOR, MAP_FLOW_RING, MAP_FRONTEND, MAP_HOSTPORT, MAP_MAGLEV, MAP_MEMBER, MAP_NODE, MAP_PREFIX,
+    MAP_SOURCE_RANGE, MAP_TRACE, MaglevBlock, MaglevKey, Member, MemberKey, NodeConfig, Prefix, PrefixKey,
+    RingSlot, SourceRangeKey, Trace,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// Layouts that a pin must have: map, type, key size, value size.
-const LAYOUTS: [(&str, MapType, usize, usize); 13] = [
+const LAYOUTS: [(&str, MapType, usize, usize); 15] = [
     (
         MAP_ENDPOINT,
         MapType::Hash,
@@ -73,6 +74,8 @@ const LAYOUTS: [(&str, MapType, usize, usize); 13] = [
         size_of::<Affinity>(),
     ),
     (MAP_FLOW, MapType::Hash, size_of::<FlowKey>(), size_of::<Flow>()),
+    (MAP_FLOW_RING, MapType::Array, 4, size_of::<RingSlot>()),
+    (MAP_FLOW_CURSOR, MapType::Array, 4, 8),
     (MAP_COUNTER, MapType::PerCpuArray, 4, 8),
     (MAP_TRACE, MapType::PerCpuArray, 4, size_of::<Trace>()),
 ];
@@ -137,6 +140,20 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What became of an entry that was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is there.
+    Yes,
+    /// Another one has its place.
+    Taken,
+    /// There is no room for it.
+    Full,
+}
+
+/// BPF_NOEXIST.
+const NOEXIST: u64 = 1;
+
 /// A hash map of one key and value type.
 pub struct Table<K: Pod, V: Pod> {
     map: HashMap<MapData, K, V>,
@@ -166,6 +183,19 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.map
             .insert(key, value, 0)
             .map_err(|error| map_error("writing to the map", Path::new(self.name), error))
+    }
+
+    /// Write a value unless the key is there already.
+    pub fn put_new(&mut self, key: &K, value: &V) -> Result<Written> {
+        match self.map.insert(key, value, NOEXIST) {
+            Ok(()) => Ok(Written::Yes),
+            Err(aya::maps::MapError::SyscallError(error)) => match error.io_error.raw_os_error() {
+                Some(libc::EEXIST) => Ok(Written::Taken),
+                Some(libc::E2BIG) => Ok(Written::Full),
+                _ => Err(Error::system("writing to the map", self.name, error.io_error)),
+            },
+            Err(error) => Err(map_error("writing to the map", Path::new(self.name), error)),
+        }
     }
 
     /// Remove a key; that it is not there is fine. Returns whether it was.

@@ -45,6 +45,9 @@ pub struct NodeSettings {
     pub mtu: u32,
     /// The node's address, where it is not that of the default route.
     pub node_address: Option<IpAddr>,
+    /// Another service proxy may be at work: where no program has run yet, an upgrade leaves the devices alone until its
+    /// connections are taken over.
+    pub take_over: bool,
     /// How pods of other nodes are reached; `None` = somebody else knows, and what is there stays.
     pub between: Option<Between>,
 }
@@ -62,6 +65,7 @@ impl Default for NodeSettings {
             excluded_interfaces: Vec::new(),
             mtu: 0,
             node_address: None,
+            take_over: false,
             between: None,
         }
     }

@@ -15,6 +15,7 @@ mod sctp;
 mod semantics;
 mod services;
 mod state;
+mod takeover;
 mod talk;
 mod topology;
 mod verifier;

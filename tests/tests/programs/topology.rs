@@ -78,6 +78,21 @@ fn settings() -> NodeSettings {
 impl Topology {
     /// Builds it and loads the programs.
     pub fn new() -> Self {
+        Self::of(settings())
+    }
+
+    /// Builds it with programs that run nowhere before connections are taken over.
+    pub fn beside_another_proxy() -> Self {
+        Self::of(NodeSettings {
+            cluster_cidrs: ["10.244.0.0/16", "fd00:a:f4::/48"]
+                .map(|net| net.parse().expect("CIDR"))
+                .to_vec(),
+            take_over: true,
+            ..settings()
+        })
+    }
+
+    fn of(settings: NodeSettings) -> Self {
         let [node, switch, client, other, q1, p1, p2, p3] = std::array::from_fn(|_| Room::new());
         for room in [&node, &switch, &client, &other, &q1, &p1, &p2, &p3] {
             room.set("conf/all/rp_filter 1\nconf/default/rp_filter 1\nip_forward 0");
@@ -85,7 +100,12 @@ impl Topology {
             room.set("icmp_ratelimit 0\nicmp_msgs_per_sec 100000");
         }
         outside(&node, &switch, &client, &other, &q1);
-        let dataplane = load(&node, settings());
+        let taking_over = settings.take_over;
+        if taking_over {
+            // Another plugin's network is there already, and forwards.
+            node.set("ip_forward 1\n../ipv6/conf/all/forwarding 1");
+        }
+        let dataplane = load(&node, settings);
         let topology = Self {
             p1,
             p2,
@@ -98,7 +118,9 @@ impl Topology {
             node,
             services: AtomicU32::new(1),
         };
-        topology.set_prefixes();
+        if !taking_over {
+            topology.set_prefixes();
+        }
         topology.pod(&topology.p1, "vp1", P1, 1500, 1);
         topology.pod(&topology.p2, "vp2", P2, 1500, 2);
         topology.pod(&topology.p3, "vp3", P3, 1300, 3);
@@ -213,7 +235,12 @@ pub fn load(node: &Room, settings: NodeSettings) -> Arc<Dataplane> {
         let paths = paths();
         std::fs::create_dir_all(&paths.run).expect("folder");
         std::fs::create_dir_all(&paths.bpffs).expect("folder");
-        Arc::new(Dataplane::ensure(&paths, &settings).expect("dataplane"))
+        let loaded = if settings.take_over {
+            Dataplane::upgrade(&paths, &settings)
+        } else {
+            Dataplane::ensure(&paths, &settings)
+        };
+        Arc::new(loaded.expect("dataplane"))
     })
 }
 

@@ -54,6 +54,10 @@ impl FakeMaps {
 }
 
 impl ServiceMaps for FakeMaps {
+    fn take_over(&self) -> anyhow::Result<Option<keelson_dataplane::TakenOver>> {
+        Ok(None)
+    }
+
     fn observe(&self) -> anyhow::Result<Observed> {
         Ok(self.observed.lock().expect("lock").clone())
     }

@@ -76,6 +76,27 @@ impl Netlink {
         }
     }
 
+    /// The device by which the host would send to an address; `None` = it would not.
+    pub fn device_to(&mut self, address: IpAddr) -> Option<u32> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        message
+            .attributes
+            .push(RouteAttribute::Destination(match address {
+                IpAddr::V4(address) => RouteAddress::Inet(address),
+                IpAddr::V6(address) => RouteAddress::Inet6(address),
+            }));
+        let RouteNetlinkMessage::NewRoute(route) = self.ask(RouteNetlinkMessage::GetRoute(message)).ok()?
+        else {
+            return None;
+        };
+        route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(device) => Some(*device),
+            _ => None,
+        })
+    }
+
     /// Routes of ours to single addresses by a gateway on this device.
     pub fn host_routes(&mut self, ifindex: u32) -> Result<Vec<IpAddr>> {
         let routes = self.own_routes()?;

@@ -76,6 +76,26 @@ impl Netlink {
         }
     }
 
+    /// Ask for one thing. What the kernel refuses is an error.
+    pub fn ask(&mut self, message: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        self.sequence += 1;
+        let mut packet = message_of(message, NLM_F_REQUEST, self.sequence);
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            for message in self.receive()? {
+                match message.payload {
+                    _ if message.header.sequence_number != self.sequence => {}
+                    NetlinkPayload::InnerMessage(inner) => return Ok(inner),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     fn send_and_wait(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.socket.send(bytes, 0)?;
         loop {
