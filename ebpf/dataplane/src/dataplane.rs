@@ -277,7 +277,7 @@ impl Dataplane {
             }
             done.map(drop)
         };
-        takeover::run(self, attach).map(Some)
+        takeover::run(self, &settings, attach).map(Some)
     }
 
     /// Make the host's routes to single addresses of Services exactly these; addresses inside the Service networks need none.

@@ -27,6 +27,7 @@ use crate::{
     flows::{FlowWriter, now},
     maps::{Table, Written},
     netlink::Netlink,
+    node::NodeSettings,
     paths::Generation,
 };
 
@@ -56,9 +57,13 @@ pub struct HandedBack {
 
 /// Take over what can be, and attach the programs in the midst of it. Only a failure to attach is one: connections are lost
 /// without a takeover, but new ones need the programs.
-pub fn run(dataplane: &Dataplane, attach: impl FnOnce() -> Result<()>) -> Result<TakenOver> {
+pub fn run(
+    dataplane: &Dataplane,
+    settings: &NodeSettings,
+    attach: impl FnOnce() -> Result<()>,
+) -> Result<TakenOver> {
     let mut report = TakenOver::default();
-    let mut change = match Change::begin(dataplane) {
+    let mut change = match Change::begin(dataplane, settings) {
         Ok(change) => change,
         Err(failure) => {
             report.failures.push(failure.to_string());
@@ -98,12 +103,12 @@ struct Change {
 
 impl Change {
     /// `None`: there is no tracker.
-    fn begin(dataplane: &Dataplane) -> Result<Option<Self>> {
+    fn begin(dataplane: &Dataplane, settings: &NodeSettings) -> Result<Option<Self>> {
         let opened = Conntrack::open().map_err(on_tracker("asking"))?;
         let Some(tracker) = opened else { return Ok(None) };
         Ok(Some(Self {
             tracker,
-            place: place(dataplane)?,
+            place: place(dataplane, settings)?,
             writer: FlowWriter::open(dataplane.generation())?,
             written: HashSet::new(),
             left: HashMap::new(),
@@ -206,7 +211,7 @@ fn count<R: Copy>(
 }
 
 /// What the decisions need to know, as the maps and the kernel have it now.
-fn place(dataplane: &Dataplane) -> Result<Place> {
+fn place(dataplane: &Dataplane, settings: &NodeSettings) -> Result<Place> {
     let generation = dataplane.generation();
     let mut netlink = Netlink::open()?;
     let own = netlink
@@ -220,8 +225,15 @@ fn place(dataplane: &Dataplane) -> Result<Place> {
         .into_iter()
         .collect();
     let devices: RefCell<(Netlink, HashMap<Addr, Option<u32>>)> = RefCell::new((netlink, HashMap::new()));
+    let node = dataplane.node()?;
+    let uplinks = Dataplane::uplinks(settings)?;
+    let watched = uplinks
+        .iter()
+        .filter(|uplink| uplink.ethernet)
+        .map(|uplink| uplink.ifindex);
     Ok(Place {
-        node: dataplane.node()?,
+        watched: watched.chain([node.tunnel_ifindex]).collect(),
+        node,
         own,
         endpoints: Table::open(generation, MAP_ENDPOINT)?
             .list()?

@@ -44,6 +44,8 @@ pub struct Place {
     pub frontends: HashMap<FrontendKey, Frontend>,
     /// Who serves.
     pub serving: HashSet<Serving>,
+    /// Devices whose ingress the programs watch, pods' links aside: answers to the node itself are translated only there.
+    pub watched: HashSet<u32>,
     /// The device that leads to an address.
     pub route: Box<dyn Fn(Addr) -> Option<u32>>,
     /// Coarse monotonic seconds.
@@ -85,6 +87,8 @@ pub enum Left {
     EndpointGone,
     /// A process of the host and an endpoint that is the host: their packets never leave the stack.
     WithinHost,
+    /// Its client, or an endpoint that answers the node, is behind a device where no program runs: another plugin's pod, say.
+    Unwatched,
     /// No route leads to one of its ends.
     NoRoute,
     /// Another connection has its tuples by now.
@@ -103,6 +107,7 @@ impl Left {
             Self::NoService => "no-service",
             Self::EndpointGone => "endpoint-gone",
             Self::WithinHost => "within-host",
+            Self::Unwatched => "unwatched",
             Self::NoRoute => "no-route",
             Self::Taken => "taken",
             Self::Full => "full",
@@ -222,6 +227,9 @@ impl Place {
             flow.flags |= FLOW_TO_NODE;
         } else {
             flow.server_ifindex = (self.route)(to.dst).ok_or(Left::NoRoute)?;
+            if self.is_own(&to.src) && !self.watched.contains(&flow.server_ifindex) {
+                return Err(Left::Unwatched);
+            }
         }
         Ok(())
     }
@@ -244,6 +252,10 @@ impl Place {
         } else {
             flow.flags |= FLOW_CLIENT_OUTSIDE;
             flow.client_ifindex = (self.route)(key.src).ok_or(Left::NoRoute)?;
+            if !self.watched.contains(&flow.client_ifindex) {
+                // Another plugin's pod.
+                return Err(Left::Unwatched);
+            }
         }
         Ok(if to_node {
             Passage::Stack(flow.other)
