@@ -99,6 +99,19 @@ impl FlowWriter {
         written
     }
 
+    /// Give a flow that is there other properties; its place in the ring stays.
+    pub fn rewrite(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
+        let Some(now) = self.flows.get(key)? else {
+            return Ok(());
+        };
+        let flow = Flow {
+            slot: now.slot,
+            claim: now.claim,
+            ..*flow
+        };
+        self.flows.put(key, &flow)
+    }
+
     /// Take both legs of a flow away.
     pub fn remove(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
         self.flows.remove(&flow.other.reverse())?;

@@ -146,14 +146,38 @@ impl Change {
     fn complete(&mut self) -> Result<()> {
         for entry in self.list()? {
             match import::decide(&entry, &self.place) {
-                Ok(taken) => {
-                    if self.written.contains(&entry.original) || self.write(&taken)? {
-                        self.release(&entry, taken.passage);
-                    }
-                }
+                Ok(taken) => self.change(&entry, &taken)?,
                 Err(left) => {
                     self.left.insert(entry.original, left);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// One connection. A TCP connection that netfilter goes on seeing is held meanwhile.
+    fn change(&mut self, entry: &Entry, taken: &Taken) -> Result<()> {
+        let (key, flow) = taken.flow;
+        if self.written.contains(&key) {
+            self.release(entry, taken.passage);
+            return Ok(());
+        }
+        let holds = key.proto != UDP && taken.passage != Passage::Redirected;
+        let first = Taken {
+            flow: (
+                key,
+                if holds {
+                    import::held(&flow, taken.passage)
+                } else {
+                    flow
+                },
+            ),
+            ..taken.clone()
+        };
+        if self.write(&first)? {
+            self.release(entry, taken.passage);
+            if holds {
+                self.writer.rewrite(&key, &flow)?;
             }
         }
         Ok(())
@@ -181,12 +205,11 @@ impl Change {
 
     /// Netfilter translates the connection no more.
     fn release(&mut self, entry: &Entry, passage: Passage) {
-        let deleted = self.tracker.delete(&entry.original).map(drop);
         let done = match passage {
-            Passage::Redirected => deleted,
-            Passage::Stack(tuple) | Passage::Host(tuple) => {
-                deleted.and_then(|()| self.tracker.replace(&export::transparent(&tuple, entry)))
-            }
+            Passage::Redirected => self.tracker.delete(&entry.original).map(drop),
+            Passage::Stack(tuple) | Passage::Host(tuple) => self
+                .tracker
+                .replace(&entry.original, &export::transparent(&tuple, entry)),
         };
         if let Err(error) = done {
             self.refused
@@ -313,16 +336,16 @@ fn give(generation: &Generation, tracker: &mut Conntrack, report: &mut HandedBac
     // Those that netfilter sees last: the less time until the programs go, the fewer of their packets are lost.
     given.sort_by_key(|(_, _, one)| one.passage != Passage::Redirected);
     for (key, flow, one) in given {
-        let ends_here = match one.passage {
-            Passage::Redirected => false,
-            // Datagrams would begin another flow.
-            Passage::Stack(_) => key.proto != UDP,
-            Passage::Host(_) => true,
-        };
-        if ends_here {
+        let datagrams = key.proto == UDP;
+        if !datagrams {
+            writer.rewrite(key, &import::held(flow, one.passage))?;
+        }
+        let done = tracker.replace(key, &one.entry);
+        // Answers to the host pass by the programs from now on. All else waits, or goes on, until they are gone.
+        if matches!(one.passage, Passage::Host(_)) {
             writer.remove(key, flow)?;
         }
-        match tracker.replace(&one.entry) {
+        match done {
             Ok(()) => report.given += 1,
             Err(error) => {
                 *report.kept.entry(Kept::Refused.word()).or_default() += 1;

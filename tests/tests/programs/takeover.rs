@@ -339,7 +339,7 @@ fn connections_of_another_proxy_go_on_here_and_there_again() {
 
 /// 1,000 connections.
 #[test]
-#[ignore = "takes minutes: for the long run"]
+#[ignore = "a thousand connections: for the long run"]
 fn a_thousand_connections_change_hands_and_back() {
     changes_hands_and_back(50);
 }

@@ -11,10 +11,10 @@
 use std::collections::{HashMap, HashSet};
 
 use keelson_abi::{
-    Addr, Endpoint, FLOW_BY_LO, FLOW_CLIENT_EGRESS, FLOW_CLIENT_HOST, FLOW_CLIENT_OUTSIDE, FLOW_CLIENT_POD,
-    FLOW_FIN_CLIENT, FLOW_FIN_SERVER, FLOW_MEMBERS, FLOW_REPLIED, FLOW_RESET_GONE, FLOW_SNAT, FLOW_TO_LOCAL,
-    FLOW_TO_NODE, FRONTEND_MEMBERS, FRONTEND_NODE_PORT, FRONTEND_RESET_GONE, Flow, FlowKey, Frontend,
-    FrontendKey, NODE_SNAT_PODS, NodeConfig,
+    Addr, Endpoint, FLOW_BY_LO, FLOW_CLIENT, FLOW_CLIENT_EGRESS, FLOW_CLIENT_HOST, FLOW_CLIENT_OUTSIDE,
+    FLOW_CLIENT_POD, FLOW_FIN_CLIENT, FLOW_FIN_SERVER, FLOW_MEMBERS, FLOW_REPLIED, FLOW_RESET_GONE,
+    FLOW_SNAT, FLOW_TO_LOCAL, FLOW_TO_NODE, FRONTEND_MEMBERS, FRONTEND_NODE_PORT, FRONTEND_RESET_GONE, Flow,
+    FlowKey, Frontend, FrontendKey, NODE_SNAT_PODS, NodeConfig,
 };
 
 use super::entry::{
@@ -277,6 +277,26 @@ impl Place {
         flow.server_ifindex = (self.route)(to.dst).ok_or(Left::NoRoute)?;
         Ok(Passage::Redirected)
     }
+}
+
+/// The flow while it changes hands: its legs are there, so that nothing goes astray, but what netfilter might translate once
+/// more, or not at all, is sent to a device that does not exist. TCP sends it again.
+pub fn held(flow: &Flow, passage: Passage) -> Flow {
+    let mut held = *flow;
+    match passage {
+        Passage::Redirected => {}
+        // The client's packets.
+        Passage::Stack(_) => {
+            held.flags &= !FLOW_TO_NODE;
+            held.server_ifindex = 0;
+        }
+        // The server's.
+        Passage::Host(_) => {
+            held.flags = held.flags & !FLOW_CLIENT | FLOW_CLIENT_OUTSIDE;
+            held.client_ifindex = 0;
+        }
+    }
+    held
 }
 
 fn is_loopback_v4(address: &Addr) -> bool {

@@ -21,6 +21,8 @@ const HEADER: usize = 16;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Such a listing is asked for anew so many times.
 const LISTINGS: usize = 3;
+/// An entry is put in the place of others so many times.
+const REPLACEMENTS: usize = 5;
 /// What the kernel may keep for us while we decode; a listing goes by as fast as it is read.
 const BUFFER: usize = 1 << 20;
 
@@ -99,28 +101,42 @@ impl Conntrack {
         }
     }
 
-    /// Make an entry; an error if a connection has one of its tuples.
-    pub fn create(&mut self, entry: &Entry) -> io::Result<()> {
-        self.send(
-            NEW,
-            NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
-            &codec::creation(entry),
-        )?;
-        self.outcome()
-    }
-
     /// Have packets of a TCP connection taken wherever they lie in the window; returns whether there was one.
     pub fn relax(&mut self, tuple: &FlowKey, state: u8) -> io::Result<bool> {
         self.send(NEW, NLM_F_ACK, &codec::relaxation(tuple, state))?;
         self.found()
     }
 
-    /// Make an entry in the place of whatever has one of its tuples.
-    pub fn replace(&mut self, entry: &Entry) -> io::Result<()> {
-        for tuple in [entry.original, entry.reply] {
-            self.delete(&tuple)?;
+    /// Make an entry in the place of whatever has one of its tuples, or this one.
+    ///
+    /// All of it is one call, which the kernel works off without a pause: rules that would take the next packet for the first
+    /// of a connection get microseconds to see one.
+    pub fn replace(&mut self, tuple: &FlowKey, entry: &Entry) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.replace_once(tuple, entry) {
+                // A packet has come in between, and has an entry of its own now.
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) && tries < REPLACEMENTS => {}
+                outcome => return outcome,
+            }
         }
-        self.create(entry)
+    }
+
+    fn replace_once(&mut self, tuple: &FlowKey, entry: &Entry) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for tuple in [*tuple, entry.original, entry.reply] {
+            self.add(&mut bytes, DELETE, NLM_F_ACK, &codec::deletion(&tuple));
+        }
+        self.add(
+            &mut bytes,
+            NEW,
+            NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+            &codec::creation(entry),
+        );
+        self.socket.send(&bytes, 0)?;
+        // What became of the last one; that there was nothing to delete is fine.
+        self.outcome()
     }
 
     /// Delete the entry that has this tuple in either direction; returns whether there was one.
@@ -138,15 +154,21 @@ impl Conntrack {
     }
 
     fn send(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        self.add(&mut bytes, kind, flags, body);
+        self.socket.send(&bytes, 0).map(drop)
+    }
+
+    /// One more message of a call.
+    fn add(&mut self, bytes: &mut Vec<u8>, kind: u16, flags: u16, body: &[u8]) {
         self.sequence += 1;
-        let mut bytes = Vec::with_capacity(HEADER + body.len());
         bytes.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
         bytes.extend_from_slice(&(SUBSYSTEM | kind).to_ne_bytes());
         bytes.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
         bytes.extend_from_slice(&self.sequence.to_ne_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(body);
-        self.socket.send(&bytes, 0).map(drop)
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
 
     fn outcome(&mut self) -> io::Result<()> {
