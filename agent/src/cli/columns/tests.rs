@@ -245,6 +245,17 @@ fn services_show_where_they_are_reached() {
 }
 
 #[test]
+fn a_peer_shows_its_pods_and_how_they_are_reached() {
+    let peer = json!({
+        "metadata": { "name": "x", "creationTimestamp": CREATED },
+        "spec": { "podCIDRs": ["10.244.2.0/24"], "addresses": ["192.0.2.2", "192.0.2.3"] },
+        "status": { "routes": [{ "podCIDR": "10.244.2.0/24", "way": "Tunnel", "via": "192.0.2.2" }], "refused": ["why"] },
+    });
+    let row = wide(Resource::Peers, &peer);
+    assert_eq!(row, "x|10.244.2.0/24|192.0.2.2,192.0.2.3|Refused,Tunnel|5m12s");
+}
+
+#[test]
 fn other_kinds_have_kubectls_columns() {
     let meta = json!({ "name": "x", "creationTimestamp": CREATED });
     let deployment = json!({ "metadata": meta, "spec": { "replicas": 3, "selector": { "matchLabels": { "app": "web" } },
@@ -275,12 +286,6 @@ fn other_kinds_have_kubectls_columns() {
             Resource::Nodes,
             node,
             "n1|NotReady,SchedulingDisabled|<none>|5m12s|v0.1.0|192.0.2.9|<none>|Debian|6.18|containerd://1.6.20",
-        ),
-        (
-            Resource::Peers,
-            json!({ "metadata": meta, "spec": { "podCIDRs": ["10.244.2.0/24"], "addresses": ["192.0.2.2", "192.0.2.3"] },
-                "status": { "routes": [{ "podCIDR": "10.244.2.0/24", "way": "Tunnel", "via": "192.0.2.2" }], "refused": ["why"] } }),
-            "x|10.244.2.0/24|192.0.2.2,192.0.2.3|Refused,Tunnel|5m12s",
         ),
         (
             Resource::Manifests,
