@@ -30,6 +30,7 @@ cargo xtask COMMAND
   setup [--check]         install what is missing (Debian, Ubuntu); --check only tells
   build                   kernel programs and binaries (debug)
   up [--check]            a throw-away node with the demo; --check asserts it and leaves nothing behind
+  up --nodes N            N connected nodes, the demo on the first, its Service on all
   down                    remove the node that `up` made
   test [--rung N] [--only NAME] [--long]
                           every test, or those of one rung (1-4), or those whose file is NAME

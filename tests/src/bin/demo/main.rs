@@ -3,10 +3,12 @@
 //! | room | job |
 //! |---|---|
 //! | `story` | what is shown, and what must be true for it |
+//! | `several` | the same on several connected nodes |
 //! | `forward` | lets the calling shell reach the node: listens on 127.0.0.1, connects from the client's namespace |
 //! | `state` | the node that was left running, so that `down` and `keelson` find it |
 
 mod forward;
+mod several;
 mod state;
 mod story;
 
@@ -20,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use keelson_tests::{binaries, cgroup::Cgroup};
 use state::State;
 
-const HELP: &str = "keelson-demo up [--check] | down | keelson ARGUMENTS...";
+const HELP: &str = "keelson-demo up [--check | --nodes N] | down | keelson ARGUMENTS...";
 
 fn main() -> ExitCode {
     match run() {
@@ -36,7 +38,12 @@ fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["up"] => up(),
+        ["up"] => up(story::up),
+        ["up", "--nodes", count] => {
+            let count: u8 = count.parse().with_context(|| format!("--nodes {count:?}"))?;
+            ensure!((1..=8).contains(&count), "--nodes {count}: from 1 to 8");
+            up(|| several::up(count))
+        }
         ["up", "--check"] => story::check(),
         ["down"] => down(),
         ["keelson", rest @ ..] => keelson(rest),
@@ -45,7 +52,7 @@ fn run() -> Result<()> {
     }
 }
 
-fn up() -> Result<()> {
+fn up(story: impl FnOnce() -> Result<()>) -> Result<()> {
     if let Some(state) = State::load()? {
         ensure!(
             !state.is_alive(),
@@ -55,7 +62,7 @@ fn up() -> Result<()> {
         // It died without `down`: the machine was restarted, or somebody ended it.
         remove(&state)?;
     }
-    story::up()
+    story()
 }
 
 fn down() -> Result<()> {
@@ -69,9 +76,12 @@ fn down() -> Result<()> {
 }
 
 fn remove(state: &State) -> Result<()> {
-    Cgroup::create(&state.cgroup)?.remove()?;
-    if state.folder.exists() {
-        fs::remove_dir_all(&state.folder).with_context(|| format!("removing {}", state.folder.display()))?;
+    let also = state.also.iter().map(|one| (&one.cgroup, one.folder.as_ref()));
+    for (cgroup, folder) in [(&state.cgroup, Some(&state.folder))].into_iter().chain(also) {
+        Cgroup::create(cgroup)?.remove()?;
+        if let Some(folder) = folder.filter(|folder| folder.exists()) {
+            fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
+        }
     }
     State::forget()
 }

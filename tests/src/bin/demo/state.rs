@@ -20,6 +20,18 @@ pub struct State {
     pub folder: PathBuf,
     /// Where the forwarder listens, on 127.0.0.1.
     pub port: u16,
+    /// The other nodes, and the network between them.
+    #[serde(default)]
+    pub also: Vec<Remains>,
+}
+
+/// What is to be removed with the node.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Remains {
+    /// A cgroup path.
+    pub cgroup: String,
+    /// A folder, if there is one.
+    pub folder: Option<PathBuf>,
 }
 
 impl State {

@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::state::State;
 
 /// The Deployment, its label and its Service.
-const APP: &str = "web";
+pub const APP: &str = "web";
 /// Nothing in the demo takes longer.
 const LIMIT: Duration = Duration::from_secs(90);
 /// A rollout under load must have been seen by at least so many requests to prove anything.
@@ -41,9 +41,17 @@ pub fn up() -> Result<()> {
         cgroup: node.cgroup().path().to_owned(),
         folder: node.folder().to_owned(),
         port,
+        also: Vec::new(),
     };
     state.save()?;
     node.keep();
+    what_next(&state);
+    Ok(())
+}
+
+/// What to try with the node that stays.
+pub fn what_next(state: &State) {
+    let port = state.port;
     println!(
         "
 The node stays up. Try next:
@@ -59,7 +67,6 @@ The node stays up. Try next:
   cargo xtask down                                     remove everything",
         state.socket()
     );
-    Ok(())
 }
 
 /// The same as assertions; nothing stays.
@@ -92,7 +99,7 @@ fn start(label: &str) -> Result<Node> {
     })
 }
 
-fn say(text: &str) {
+pub fn say(text: &str) {
     println!("\n== {text}");
 }
 
@@ -100,7 +107,7 @@ fn manifest() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/web.yaml"))
 }
 
-fn tell(node: &Node) -> Result<SocketAddr> {
+pub fn tell(node: &Node) -> Result<SocketAddr> {
     say("keelson apply -f demo/web.yaml: a Deployment with two replicas, its page, a NodePort Service");
     print!(
         "{}",
@@ -226,7 +233,7 @@ fn describe(pod: &Value) -> String {
 }
 
 /// Start the forwarder in the node's cgroup, so that it goes with the node.
-fn forward(node: &Node, address: SocketAddr) -> Result<u16> {
+pub fn forward(node: &Node, address: SocketAddr) -> Result<u16> {
     let enter = node.cgroup().enter_line("system")?;
     let log = File::create(node.folder().join("forward.log"))?;
     let own = std::env::current_exe().context("asking for our own path")?;
