@@ -161,62 +161,7 @@ fn all_alive(drivers: &[Driver], when: &str) {
 
 /// Rules as kube-proxy's nftables mode has them: verdict maps, marks for masquerading, a filter for what is invalid.
 fn rules(t: &Topology) {
-    let mut text = String::new();
-    for v6 in [false, true] {
-        let at = |address: Ipv4Addr| {
-            if v6 {
-                six(address).to_string()
-            } else {
-                address.to_string()
-            }
-        };
-        let to = |address: Ipv4Addr, port: u16| {
-            if v6 {
-                format!("[{}]:{port}", six(address))
-            } else {
-                format!("{address}:{port}")
-            }
-        };
-        let family = if v6 { "ip6" } else { "ip" };
-        let (service, host) = (at(VIP), at(HOST_VIP));
-        let (first, second) = (
-            to(ENDPOINTS[0].0, ENDPOINTS[0].1),
-            to(ENDPOINTS[1].0, ENDPOINTS[1].1),
-        );
-        let (node, own) = (at(NODE), to(NODE, ON_NODE));
-        let mut each = String::new();
-        for proto in ["tcp", "udp"] {
-            each += &format!(
-                "chain web-{proto} {{
-                   numgen random mod 2 0 meta l4proto {proto} dnat to {first}
-                   meta l4proto {proto} dnat to {second}
-                 }}
-                 chain web-ext-{proto} {{ meta mark set meta mark or 0x4000; goto web-{proto}; }}
-                 chain own-{proto} {{ meta l4proto {proto} dnat to {own}; }}
-                 chain own-ext-{proto} {{ meta mark set meta mark or 0x4000; goto own-{proto}; }}\n"
-            );
-        }
-        text += &format!(
-            "table {family} kube-proxy {{
-               {each}
-               chain services {{
-                 {family} daddr {service} tcp dport {PORT} goto web-tcp
-                 {family} daddr {service} udp dport {PORT} goto web-udp
-                 {family} daddr {host} tcp dport {PORT} goto own-tcp
-                 {family} daddr {host} udp dport {PORT} goto own-udp
-                 {family} daddr {node} tcp dport {NODE_PORT} goto web-ext-tcp
-                 {family} daddr {node} udp dport {NODE_PORT} goto web-ext-udp
-                 {family} daddr {node} tcp dport {HOST_NODE_PORT} goto own-ext-tcp
-                 {family} daddr {node} udp dport {HOST_NODE_PORT} goto own-ext-udp
-               }}
-               chain prerouting {{ type nat hook prerouting priority dstnat; policy accept; jump services; }}
-               chain output {{ type nat hook output priority -100; policy accept; jump services; }}
-               chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
-                 meta mark and 0x4000 != 0 masquerade; }}
-               chain forward {{ type filter hook forward priority filter; policy accept; ct state invalid drop; }}
-             }}\n"
-        );
-    }
+    let text = [false, true].map(table).concat();
     t.node.run(move || {
         use std::process::{Command, Stdio};
         let mut nft = Command::new("nft")
@@ -231,6 +176,69 @@ fn rules(t: &Topology) {
             .expect("written");
         assert!(nft.wait().expect("nft ends").success());
     });
+}
+
+/// The rules of one family.
+fn table(v6: bool) -> String {
+    let at = |address: Ipv4Addr| {
+        if v6 {
+            six(address).to_string()
+        } else {
+            address.to_string()
+        }
+    };
+    let to = |address: Ipv4Addr, port: u16| {
+        if v6 {
+            format!("[{}]:{port}", six(address))
+        } else {
+            format!("{address}:{port}")
+        }
+    };
+    let family = if v6 { "ip6" } else { "ip" };
+    let (service, host) = (at(VIP), at(HOST_VIP));
+    let (first, second) = (
+        to(ENDPOINTS[0].0, ENDPOINTS[0].1),
+        to(ENDPOINTS[1].0, ENDPOINTS[1].1),
+    );
+    let (node, own) = (at(NODE), to(NODE, ON_NODE));
+    let each = chains(&first, &second, &own);
+    format!(
+        "table {family} kube-proxy {{
+           {each}
+           chain services {{
+             {family} daddr {service} tcp dport {PORT} goto web-tcp
+             {family} daddr {service} udp dport {PORT} goto web-udp
+             {family} daddr {host} tcp dport {PORT} goto own-tcp
+             {family} daddr {host} udp dport {PORT} goto own-udp
+             {family} daddr {node} tcp dport {NODE_PORT} goto web-ext-tcp
+             {family} daddr {node} udp dport {NODE_PORT} goto web-ext-udp
+             {family} daddr {node} tcp dport {HOST_NODE_PORT} goto own-ext-tcp
+             {family} daddr {node} udp dport {HOST_NODE_PORT} goto own-ext-udp
+           }}
+           chain prerouting {{ type nat hook prerouting priority dstnat; policy accept; jump services; }}
+           chain output {{ type nat hook output priority -100; policy accept; jump services; }}
+           chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
+             meta mark and 0x4000 != 0 masquerade; }}
+           chain forward {{ type filter hook forward priority filter; policy accept; ct state invalid drop; }}
+         }}\n"
+    )
+}
+
+/// The chains that choose an endpoint, with and without masquerading.
+fn chains(first: &str, second: &str, own: &str) -> String {
+    let mut each = String::new();
+    for proto in ["tcp", "udp"] {
+        each += &format!(
+            "chain web-{proto} {{
+               numgen random mod 2 0 meta l4proto {proto} dnat to {first}
+               meta l4proto {proto} dnat to {second}
+             }}
+             chain web-ext-{proto} {{ meta mark set meta mark or 0x4000; goto web-{proto}; }}
+             chain own-{proto} {{ meta l4proto {proto} dnat to {own}; }}
+             chain own-ext-{proto} {{ meta mark set meta mark or 0x4000; goto own-{proto}; }}\n"
+        );
+    }
+    each
 }
 
 fn no_rules(t: &Topology) {
