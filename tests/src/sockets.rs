@@ -3,26 +3,34 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// No exchange takes longer.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Send so many bytes to a TCP echo server and read them back.
+/// Send so many bytes to a TCP echo server and read them back meanwhile: a server that echoes stops reading when nobody
+/// takes what it sends, and how much fits between the two is the kernel's choice.
 pub fn tcp_echo(server: SocketAddr, size: usize) -> Result<()> {
     let mut stream =
         TcpStream::connect_timeout(&server, LIMIT).with_context(|| format!("connecting to {server}"))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     let sent: Vec<u8> = (0..size).map(|index| index as u8).collect();
-    stream.write_all(&sent)?;
     let mut back = vec![0; size];
-    stream
-        .read_exact(&mut back)
-        .with_context(|| format!("reading {size} bytes back from {server}"))?;
+    let mut writer = stream.try_clone()?;
+    let (written, read) = thread::scope(|scope| {
+        let writing = scope.spawn(|| writer.write_all(&sent));
+        let read = stream.read_exact(&mut back);
+        (writing.join(), read)
+    });
+    written
+        .map_err(|_| anyhow!("the writer panicked"))?
+        .with_context(|| format!("writing {size} bytes to {server}"))?;
+    read.with_context(|| format!("reading {size} bytes back from {server}"))?;
     ensure!(back == sent, "{server} sent other bytes back");
     Ok(())
 }
